@@ -1,0 +1,159 @@
+"""The 5 x 5 grid of treatments: doses to levels, levels to the discrete action, and back.
+
+``action = 5 * fluid_level + vasopressor_level``. Level 0 is none; 1-4 are the quartiles of the
+non-zero doses of a training split, right-closed (Komorowski et al. 2018).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sepsis_gym.errors import ConfigError, InvalidActionError
+
+N_LEVELS = 5
+N_ACTIONS = N_LEVELS * N_LEVELS
+
+NOREPINEPHRINE_EQUIVALENT_WEIGHTS: dict[str, float] = {
+    "norepinephrine": 1.0,  # ug/kg/min
+    "epinephrine": 1.0,  # ug/kg/min
+    "phenylephrine": 0.1,  # ug/kg/min
+    "dopamine": 0.01,  # ug/kg/min
+    "vasopressin": 2.5 / 60,  # units/h: 2.5 per unit/min
+}
+"""Factor from each drug's rate to norepinephrine equivalents (Goradia et al. 2021)."""
+
+
+def encode_action(fluid_level: ArrayLike, vasopressor_level: ArrayLike) -> NDArray[np.int64]:
+    """Joins two levels (0-4 each, any shape) into the action id of the same shape."""
+    fluid, vasopressor = np.asarray(fluid_level), np.asarray(vasopressor_level)
+    for name, level in (("fluid", fluid), ("vasopressor", vasopressor)):
+        if np.any((level < 0) | (level >= N_LEVELS)):
+            raise InvalidActionError(f"{name} level must be 0 to 4, got {level}")
+    return (N_LEVELS * fluid + vasopressor).astype(np.int64)
+
+
+def decode_action(action: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Splits action ids (0-24, any shape) into fluid and vasopressor levels."""
+    actions = check_actions(action)
+    return actions // N_LEVELS, actions % N_LEVELS
+
+
+def check_actions(action: ArrayLike) -> NDArray[np.int64]:
+    """Returns the actions as integers.
+
+    Raises:
+        InvalidActionError: One is no whole number from 0 to 24; the first offender is named.
+    """
+    actions = np.asarray(action)
+    whole = actions.dtype.kind in "iu" or (actions.dtype.kind == "f" and np.all(actions % 1 == 0))
+    outside = (actions < 0) | (actions >= N_ACTIONS) if whole else np.ones(actions.shape, bool)
+    if np.any(outside):
+        at = np.atleast_1d(outside).nonzero()[0][0]
+        where = f" at position {at}" if actions.ndim else ""
+        raise InvalidActionError(
+            f"action must be a whole number from 0 to {N_ACTIONS - 1} "
+            f"(5 * fluid_level + vasopressor_level), got {np.atleast_1d(actions)[at]!r}{where}"
+        )
+    return actions.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ActionBins:
+    """Where the dose levels begin and what each stands for.
+
+    Attributes:
+        fluid_edges: Three inner cuts of the non-zero fluid doses, mL per step.
+        vasopressor_edges: Three inner cuts of the non-zero norepinephrine equivalents, ug/kg/min.
+        fluid_doses: Dose that each of the five levels stands for, mL per step.
+        vasopressor_doses: The same for norepinephrine equivalents, ug/kg/min.
+        source: Where the numbers come from.
+    """
+
+    fluid_edges: tuple[float, ...] = (50.0, 180.0, 530.0)
+    vasopressor_edges: tuple[float, ...] = (0.08, 0.22, 0.45)
+    fluid_doses: tuple[float, ...] = (0.0, 30.0, 85.0, 320.0, 946.0)
+    vasopressor_doses: tuple[float, ...] = (0.0, 0.04, 0.13, 0.27, 0.78)
+    source: str = "Komorowski et al. 2018, 4-h steps"
+
+    def __post_init__(self) -> None:
+        """Rejects edges that do not rise or doses outside their own level."""
+        for name in ("fluid", "vasopressor"):
+            edges, doses = getattr(self, f"{name}_edges"), getattr(self, f"{name}_doses")
+            if len(edges) != N_LEVELS - 2 or len(doses) != N_LEVELS or doses[0] != 0:
+                raise ConfigError(f"{name}: needs 3 edges and 5 doses that begin with 0")
+            if not (0 < edges[0] < edges[1] < edges[2]):
+                raise ConfigError(f"{name}_edges must rise and be positive, got {edges}")
+            if not np.array_equal(_levels(np.array(doses), edges), np.arange(N_LEVELS)):
+                raise ConfigError(f"{name}_doses {doses} do not lie in their levels {edges}")
+
+    @classmethod
+    def fit(cls, fluid_ml: ArrayLike, norepinephrine_equivalent: ArrayLike, *, source: str) -> Self:
+        """Cuts the non-zero doses of a training split at their quartiles.
+
+        A drug with fewer than four different doses keeps the published cuts, which ``source``
+        then says.
+
+        Args:
+            fluid_ml: Fluid given per step, any shape.
+            norepinephrine_equivalent: Vasopressor dose per step, ug/kg/min.
+            source: What the doses were taken from.
+        """
+        published = cls()
+        fitted: dict[str, Any] = {}
+        notes = [source]
+        for name, given in (("fluid", fluid_ml), ("vasopressor", norepinephrine_equivalent)):
+            dose = np.asarray(given, dtype=np.float64)
+            dose = dose[dose > 0]
+            edges = np.quantile(dose, (0.25, 0.5, 0.75)) if len(dose) else np.zeros(3)
+            level = _levels(dose, tuple(edges))
+            if len(np.unique(level)) < N_LEVELS - 1 or len(np.unique(edges)) < N_LEVELS - 2:
+                notes.append(f"{name}: {published.source}")
+                fitted[f"{name}_edges"] = getattr(published, f"{name}_edges")
+                fitted[f"{name}_doses"] = getattr(published, f"{name}_doses")
+                continue
+            medians = [float(np.median(dose[level == k])) for k in range(1, N_LEVELS)]
+            fitted[f"{name}_edges"] = tuple(float(edge) for edge in edges)
+            fitted[f"{name}_doses"] = (0.0, *medians)
+        return cls(**fitted, source="; ".join(notes))
+
+    def fluid_level(self, fluid_ml: ArrayLike) -> NDArray[np.int64]:
+        """Level (0-4) of fluid doses in mL per step, any shape."""
+        return _levels(np.asarray(fluid_ml, dtype=np.float64), self.fluid_edges)
+
+    def vasopressor_level(self, norepinephrine_equivalent: ArrayLike) -> NDArray[np.int64]:
+        """Level (0-4) of norepinephrine equivalents in ug/kg/min, any shape."""
+        dose = np.asarray(norepinephrine_equivalent, dtype=np.float64)
+        return _levels(dose, self.vasopressor_edges)
+
+    def action(
+        self, fluid_ml: ArrayLike, norepinephrine_equivalent: ArrayLike
+    ) -> NDArray[np.int64]:
+        """Action ids of the given doses."""
+        return encode_action(
+            self.fluid_level(fluid_ml), self.vasopressor_level(norepinephrine_equivalent)
+        )
+
+    def doses(self, action: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Doses an action stands for: (fluid in mL per step, norepinephrine equivalent)."""
+        fluid_level, vasopressor_level = decode_action(action)
+        fluid = np.array(self.fluid_doses, dtype=np.float32)[fluid_level]
+        vasopressor = np.array(self.vasopressor_doses, dtype=np.float32)[vasopressor_level]
+        return fluid, vasopressor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**plain)
+
+
+def _levels(dose: NDArray[np.float64], edges: tuple[float, ...]) -> NDArray[np.int64]:
+    if np.any(dose < 0) or np.any(np.isnan(dose)):
+        raise ConfigError("doses must be zero or positive numbers")
+    return np.where(dose > 0, 1 + np.searchsorted(edges, dose, side="left"), 0)

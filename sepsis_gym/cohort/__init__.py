@@ -1,0 +1,1 @@
+"""Cohorts: from raw hospital tables to Trajectories."""

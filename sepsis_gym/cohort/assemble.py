@@ -1,0 +1,229 @@
+"""From raw per-bin tables, whatever their source, to Trajectories: one path for all cohorts."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.actions import ActionBins
+from sepsis_gym.errors import ConfigError, EmptyCohortError
+from sepsis_gym.features import FEATURE_INDEX
+from sepsis_gym.preprocessing import Alignment, Preprocessing
+from sepsis_gym.reward import RewardConfig, step_reward
+from sepsis_gym.sofa import state_sofa
+from sepsis_gym.trajectories import Manifest, Split, StayTable, Trajectories
+
+_LACTATE = FEATURE_INDEX["lactate"]
+
+
+@dataclass(frozen=True)
+class AssemblyConfig:
+    """How per-bin tables become trajectories.
+
+    Attributes:
+        step_hours: Length of a decision step, 1, 2, 4 or 8 h.
+        alignment: ``causal`` (the action of a state is what was given in the next bin) or
+            ``same_window`` (state and action of one bin: the literature's habit, which leaks).
+        validation_share: Share of patients in the validation split.
+        test_share: Share of patients in the test split.
+        split_seed: Changes which patients land in which split.
+        reward: The reward.
+    """
+
+    step_hours: int = 4
+    alignment: Alignment = "causal"
+    validation_share: float = 0.1
+    test_share: float = 0.2
+    split_seed: int = 0
+    reward: RewardConfig = field(default_factory=RewardConfig)
+
+    def __post_init__(self) -> None:
+        """Checks that a training split is left."""
+        if min(self.validation_share, self.test_share) < 0 or (
+            self.validation_share + self.test_share >= 1
+        ):
+            raise ConfigError("validation_share and test_share must leave room for training")
+
+
+@dataclass(frozen=True)
+class RawCohort:
+    """Per-bin tables; bin b of a stay covers [b, b + 1) steps from ICU admission.
+
+    Attributes:
+        stays: [N] per-stay columns, all of :class:`StayTable` except ``split``.
+        offsets: [N + 1] first row of each stay; two bins or more each, 72 h plus one at most.
+        raw: [R, 39] measurements aggregated over the bin, NaN where none.
+        ventilated: [R] invasive ventilation in the bin.
+        fluid_ml: [R] fluid given in the bin, mL.
+        norepinephrine_equivalent: [R] highest summed vasopressor rate in the bin, ug/kg/min.
+        sofa_24h: [R] worst hourly SOFA of the 24 h up to the bin's end; NaN if not built.
+    """
+
+    stays: Mapping[str, NDArray[Any]]
+    offsets: NDArray[np.int64]
+    raw: NDArray[np.float32]
+    ventilated: NDArray[np.bool_]
+    fluid_ml: NDArray[np.float32]
+    norepinephrine_equivalent: NDArray[np.float32]
+    sofa_24h: NDArray[np.float32]
+
+
+def split_of(subject_id: NDArray[np.integer], config: AssemblyConfig) -> NDArray[np.str_]:
+    """Assigns patients to splits by a hash of their id: stable when others come or go.
+
+    Args:
+        subject_id: [N] patients.
+        config: Shares and seed.
+
+    Returns:
+        [N] split names.
+    """
+    names: list[Split] = []
+    for subject in subject_id.tolist():
+        digest = hashlib.sha256(f"{config.split_seed}:{subject}".encode()).digest()
+        position = int.from_bytes(digest[:8], "big") / 2**64
+        if position < config.test_share:
+            names.append("test")
+        elif position < config.test_share + config.validation_share:
+            names.append("validation")
+        else:
+            names.append("train")
+    return np.array(names, np.str_)
+
+
+def assemble(
+    cohort: RawCohort,
+    config: AssemblyConfig,
+    *,
+    source: str,
+    credentialed: bool,
+    build: dict[str, Any] | None = None,
+    flow: tuple[tuple[str, int], ...] = (),
+    notes: dict[str, int] | None = None,
+) -> Trajectories:
+    """Splits, cuts actions, carries values forward and pays rewards.
+
+    Args:
+        cohort: Per-bin tables.
+        config: How to pair and split them.
+        source: Name and version of the data source.
+        credentialed: Whether rows may not be shared with third parties.
+        build: The source's own settings, for the manifest.
+        flow: Cohort flow so far.
+        notes: Counts of what the source dropped or repaired.
+
+    Raises:
+        EmptyCohortError: There is no stay, or none in the training split.
+    """
+    if not len(cohort.stays["stay_id"]):
+        raise EmptyCohortError("no stay is left after the inclusion rules; see the cohort flow")
+    stays = StayTable(split=split_of(cohort.stays["subject_id"], config), **cohort.stays)
+    lengths = np.diff(cohort.offsets)
+    stay_of_row = np.repeat(np.arange(len(stays)), lengths)
+    train = stays.split == "train"
+    if not train.any():
+        raise EmptyCohortError(
+            f"none of the {len(stays)} stays falls into the training split; "
+            "use more patients or another split_seed"
+        )
+    decision = np.ones(len(stay_of_row), bool)
+    decision[cohort.offsets[1:] - 1] = False
+    previous, given = _align_doses(cohort, decision, config)
+    fitted_on = train[stay_of_row] & decision
+    action_bins = ActionBins.fit(
+        *(dose[fitted_on] for dose in given),
+        source=f"training-split quartiles, {config.step_hours}-h steps",
+    )
+    preprocessing = Preprocessing.fit(
+        cohort.raw[train[stay_of_row]],
+        stays.static[train],
+        action_bins,
+        step_hours=config.step_hours,
+        alignment=config.alignment,
+    )
+    values, age = _carry_forward(cohort, preprocessing)
+    known = preprocessing.known(age)
+    sofa = state_sofa(values, known, cohort.ventilated, previous[1])
+    lactate = np.where(known[:, _LACTATE], values[:, _LACTATE], np.nan)
+    terminated = np.zeros(len(decision), bool)
+    terminated[cohort.offsets[1:] - 2] = True
+    following = np.minimum(np.arange(len(decision)) + 1, len(decision) - 1)
+    reward = step_reward(
+        sofa,
+        sofa[following],
+        lactate,
+        lactate[following],
+        terminated,
+        stays.died_90d[stay_of_row],
+        config.reward,
+    )
+    action = action_bins.action(*(np.where(decision, dose, 0.0) for dose in given))
+    trajectories = Trajectories(
+        stays=stays,
+        offsets=cohort.offsets,
+        values=values,
+        measured=age == 0,
+        ventilated=cohort.ventilated,
+        previous_fluid_ml=previous[0],
+        previous_norepinephrine_equivalent=previous[1],
+        fluid_ml=given[0],
+        norepinephrine_equivalent=given[1],
+        action=np.where(decision, action, -1),
+        reward=np.where(decision, reward, np.nan),
+        terminated=terminated,
+        sofa=sofa,
+        sofa_24h=cohort.sofa_24h,
+        manifest=Manifest(
+            source=source,
+            credentialed=credentialed,
+            preprocessing=preprocessing,
+            config={**asdict(config), **(build or {})},
+            flow=flow,
+            notes=notes or {},
+        ),
+    )
+    trajectories.validate()
+    return trajectories
+
+
+_Doses = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def _align_doses(
+    cohort: RawCohort, decision: NDArray[np.bool_], config: AssemblyConfig
+) -> tuple[_Doses, _Doses]:
+    """Doses up to each state, and doses of the action taken in it (NaN in final states)."""
+    in_bin = (cohort.fluid_ml, cohort.norepinephrine_equivalent)
+    if config.alignment == "causal":
+        following = np.minimum(np.arange(len(decision)) + 1, len(decision) - 1)
+        given = tuple(np.where(decision, dose[following], np.nan) for dose in in_bin)
+        return in_bin, _float_pair(given)
+    first = np.zeros(len(decision), bool)
+    first[cohort.offsets[:-1]] = True
+    previous = tuple(np.where(first, 0.0, np.roll(dose, 1)) for dose in in_bin)
+    given = tuple(np.where(decision, dose, np.nan) for dose in in_bin)
+    return _float_pair(previous), _float_pair(given)
+
+
+def _float_pair(doses: tuple[NDArray[np.floating], ...]) -> _Doses:
+    return doses[0].astype(np.float32), doses[1].astype(np.float32)
+
+
+def _carry_forward(
+    cohort: RawCohort, preprocessing: Preprocessing
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    """Values and ages of all rows, step by step over all stays at once."""
+    values = np.empty(cohort.raw.shape, np.float32)
+    age = np.empty(cohort.raw.shape, np.int16)
+    lengths = np.diff(cohort.offsets)
+    for t in range(int(lengths.max())):
+        rows = (cohort.offsets[:-1] + t)[lengths > t]
+        if t == 0:
+            values[rows], age[rows] = preprocessing.first(cohort.raw[rows])
+        else:
+            before = values[rows - 1], age[rows - 1]
+            values[rows], age[rows] = preprocessing.carry_forward(*before, cohort.raw[rows])
+    return values, age

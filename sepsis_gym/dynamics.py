@@ -1,0 +1,121 @@
+"""What an environment needs from a model of patients: the contract between the packages."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.patients import Patients
+from sepsis_gym.preprocessing import Preprocessing
+
+
+class End(IntEnum):
+    """Why a stay is over, if it is."""
+
+    ONGOING = 0
+    DISCHARGED = 1
+    DIED = 2
+    HORIZON = 3
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one step did to n patients.
+
+    Attributes:
+        patients: The patients one step later (also those whose stay has just ended).
+        end: [n] :class:`End` codes; ``HORIZON`` is the environment's to set, never the model's.
+        mortality_90d: [n] predicted probability of death within 90 days, given survival of the
+            step.
+        epistemic: [n] disagreement of the ensemble about the step, in mean z-score units.
+    """
+
+    patients: Patients
+    end: NDArray[np.int8]
+    mortality_90d: NDArray[np.float32]
+    epistemic: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What-if predictions for k treatments from one present state.
+
+    Attributes:
+        fluid_ml: [k] the fluid asked about, mL per step.
+        norepinephrine_equivalent: [k] the vasopressor dose asked about, ug/kg/min.
+        values: [k, 39] predicted features after the step, clinical units.
+        spread: [k, 2, 39] 5% and 95% bounds of the prediction, clinical units.
+        ventilated: [k] probability of invasive ventilation.
+        sofa: [k] SOFA of the predicted state.
+        died: [k] probability of death in the step.
+        discharged: [k] probability of ICU discharge in the step.
+        mortality_90d: [k] probability of death within 90 days.
+        epistemic: [k] disagreement of the ensemble, in mean z-score units.
+    """
+
+    fluid_ml: NDArray[np.float32]
+    norepinephrine_equivalent: NDArray[np.float32]
+    values: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    ventilated: NDArray[np.float32]
+    sofa: NDArray[np.int8]
+    died: NDArray[np.float32]
+    discharged: NDArray[np.float32]
+    mortality_90d: NDArray[np.float32]
+    epistemic: NDArray[np.float32]
+
+
+@runtime_checkable
+class TransitionModel(Protocol):
+    """Action-conditioned dynamics of patients; all randomness comes from the generator given."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Clock, scales and dose levels the model was fitted with."""
+        ...
+
+    def start(self, n: int, rng: np.random.Generator) -> Patients:
+        """Draws n patients at step 0."""
+        ...
+
+    def step(
+        self,
+        patients: Patients,
+        fluid_ml: NDArray[np.floating],
+        norepinephrine_equivalent: NDArray[np.floating],
+        rng: np.random.Generator,
+    ) -> Transition:
+        """Moves the n patients one step on under their [n] doses."""
+        ...
+
+    def simulate(
+        self,
+        patients: Patients,
+        fluid_ml: NDArray[np.floating],
+        norepinephrine_equivalent: NDArray[np.floating],
+    ) -> Simulation:
+        """Predicts the step of one patient (n = 1) under each of k doses, drawing nothing."""
+        ...
+
+    def follow(self, patients: Patients, following: Patients) -> Patients:
+        """Carries the memory over an observed, not simulated, step.
+
+        Args:
+            patients: The patients before the step.
+            following: The same patients after it; their ``previous_*`` doses are those given in
+                the step, their memory is ignored.
+
+        Returns:
+            ``following`` with the memory filled in.
+        """
+        ...
+
+
+class Simulator(Protocol):
+    """What agents that ask "what if" are handed: every environment of the project is one."""
+
+    def simulate(self, actions: NDArray[np.integer]) -> Simulation:
+        """Predicts the next step under each action, leaving state and random stream untouched."""
+        ...

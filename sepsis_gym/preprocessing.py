@@ -1,0 +1,192 @@
+"""What a training split fixes once for everything after it: fill values, scales, dose levels.
+
+One :class:`Preprocessing` travels with a cohort and with every model trained on it, so that logged
+and simulated patients go through the same numbers.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.actions import ActionBins
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import (
+    HIGH,
+    HOLD_HOURS,
+    LOG,
+    LOW,
+    N_FEATURES,
+    STATIC_NAMES,
+    TYPICAL,
+)
+
+HORIZON_HOURS = 72
+NEVER = 9999
+"""Age, in steps, of a feature that was never measured."""
+SMALLEST_SCALE = 1e-3
+
+Alignment = Literal["causal", "same_window"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Clock, fill values, scales and dose levels of one cohort.
+
+    Attributes:
+        step_hours: Length of a decision step, 1, 2, 4 or 8 h.
+        alignment: ``causal``: the action follows the state; ``same_window``: both of one bin.
+        fill: [39] value of a feature that is not (or no longer) known, clinical units.
+        mean: [39] mean in model space (``log1p`` where the feature table says so).
+        scale: [39] standard deviation in model space.
+        static_mean: [3] mean of age, male, Charlson.
+        static_scale: [3] their standard deviation.
+        action_bins: Dose levels.
+    """
+
+    step_hours: int
+    alignment: Alignment
+    fill: tuple[float, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    static_mean: tuple[float, ...]
+    static_scale: tuple[float, ...]
+    action_bins: ActionBins
+
+    def __post_init__(self) -> None:
+        """Checks the clock, the lengths and the scales."""
+        if self.step_hours not in (1, 2, 4, 8):
+            raise ConfigError(f"step_hours must be 1, 2, 4 or 8, got {self.step_hours}")
+        if self.alignment not in ("causal", "same_window"):
+            raise ConfigError(f"alignment must be causal or same_window, got {self.alignment!r}")
+        lengths = {"fill": N_FEATURES, "mean": N_FEATURES, "scale": N_FEATURES}
+        lengths |= {"static_mean": len(STATIC_NAMES), "static_scale": len(STATIC_NAMES)}
+        for name, length in lengths.items():
+            if len(getattr(self, name)) != length:
+                raise ConfigError(f"{name} needs {length} numbers, got {len(getattr(self, name))}")
+        if min(self.scale) <= 0 or min(self.static_scale) <= 0:
+            raise ConfigError("scale and static_scale must be positive")
+
+    @classmethod
+    def fit(
+        cls,
+        raw: NDArray[np.floating],
+        static: NDArray[np.floating],
+        action_bins: ActionBins,
+        *,
+        step_hours: int = 4,
+        alignment: Alignment = "causal",
+    ) -> Self:
+        """Takes medians, means and standard deviations from measured values only.
+
+        Args:
+            raw: [R, 39] measurements of the training split, clinical units, NaN where none.
+            static: [N, 3] age, male, Charlson of its stays.
+            action_bins: Dose levels.
+            step_hours: Length of a step.
+            alignment: How states and actions are paired.
+        """
+        fill, mean, scale = TYPICAL.copy(), to_model_space(TYPICAL), np.ones(N_FEATURES)
+        for index in range(N_FEATURES):
+            measured = raw[:, index][~np.isnan(raw[:, index])].astype(np.float64)
+            if len(measured):
+                fill[index] = np.median(measured)
+                seen = np.log1p(measured) if LOG[index] else measured
+                mean[index] = seen.mean()
+                scale[index] = max(seen.std(), SMALLEST_SCALE) if len(seen) > 1 else 1.0
+        static_scale = np.where(static.std(0) > SMALLEST_SCALE, static.std(0), 1.0)
+        return cls(
+            step_hours=step_hours,
+            alignment=alignment,
+            fill=tuple(fill.tolist()),
+            mean=tuple(mean.tolist()),
+            scale=tuple(scale.tolist()),
+            static_mean=tuple(static.mean(0).tolist()),
+            static_scale=tuple(static_scale.tolist()),
+            action_bins=action_bins,
+        )
+
+    @property
+    def max_steps(self) -> int:
+        """Most decisions in an episode (72 h of them)."""
+        return HORIZON_HOURS // self.step_hours
+
+    @cached_property
+    def hold_steps(self) -> NDArray[np.int16]:
+        """[39] longest carry-forward in steps."""
+        return np.floor(HOLD_HOURS / self.step_hours).astype(np.int16)
+
+    @cached_property
+    def _fill(self) -> NDArray[np.float32]:
+        return np.array(self.fill, np.float32)
+
+    @cached_property
+    def _mean(self) -> NDArray[np.float32]:
+        return np.array(self.mean, np.float32)
+
+    @cached_property
+    def _scale(self) -> NDArray[np.float32]:
+        return np.array(self.scale, np.float32)
+
+    def known(self, age: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """[..., 39] whether a value measured ``age`` steps ago still counts."""
+        return age <= self.hold_steps
+
+    def carry_forward(
+        self,
+        values: NDArray[np.floating],
+        age: NDArray[np.integer],
+        raw: NDArray[np.floating],
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """One step of bounded carry-forward, the same for logged and simulated patients.
+
+        Args:
+            values: [n, 39] values shown at the step before.
+            age: [n, 39] steps since each was measured, ``NEVER`` if it was not.
+            raw: [n, 39] new measurements, NaN where none.
+
+        Returns:
+            The new values (measured, else held, else the fill value) and ages.
+        """
+        measured = ~np.isnan(raw)
+        new_age = np.where(measured, 0, np.minimum(age + 1, NEVER)).astype(np.int16)
+        held = np.where(self.known(new_age), values, self._fill)
+        return np.where(measured, raw, held).astype(np.float32), new_age
+
+    def first(self, raw: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Values and ages of a first step, before which nothing is known; [n, 39] each."""
+        unknown = np.full(raw.shape, NEVER, np.int16)
+        return self.carry_forward(np.broadcast_to(self._fill, raw.shape), unknown, raw)
+
+    def standardize(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """[..., 39] clinical units to z-scores in model space."""
+        return ((to_model_space(values) - self._mean) / self._scale).astype(np.float32)
+
+    def restore(self, standardized: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Inverse of :meth:`standardize`, kept inside each feature's physical limits."""
+        model_space = standardized * self._scale + self._mean
+        values = np.where(LOG, np.expm1(np.where(LOG, model_space, 0.0)), model_space)
+        return np.clip(values, LOW, HIGH).astype(np.float32)
+
+    def standardize_static(self, static: NDArray[np.floating]) -> NDArray[np.float32]:
+        """[..., 3] age, male, Charlson to z-scores."""
+        centred = static - np.array(self.static_mean, np.float32)
+        return (centred / np.array(self.static_scale, np.float32)).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of :meth:`to_dict`."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        plain["action_bins"] = ActionBins.from_dict(plain["action_bins"])
+        return cls(**plain)
+
+
+def to_model_space(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """[..., 39] ``log1p`` of the skewed features, the others as they are."""
+    return np.where(LOG, np.log1p(np.where(LOG, values, 0.0)), values)
