@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import FEATURE_INDEX
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,9 @@ def step_reward(
         + config.lactate_change * np.tanh(lactate_change)
     )
     return np.where(terminated, outcome, within)
+
+
+def known_lactate(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Lactate in mmol/L of states [..., 39], NaN where not measured within its hold time."""
+    at = FEATURE_INDEX["lactate"]
+    return np.where(known[..., at], values[..., at], np.nan)

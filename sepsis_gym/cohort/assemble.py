@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 from sepsis_gym.actions import ActionBins
 from sepsis_gym.errors import ConfigError, EmptyCohortError
-from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.preprocessing import Alignment, Preprocessing
-from sepsis_gym.reward import RewardConfig, step_reward
+from sepsis_gym.reward import RewardConfig, known_lactate, step_reward
 from sepsis_gym.sofa import state_sofa
 from sepsis_gym.trajectories import Manifest, Split, StayTable, Trajectories
-
-_LACTATE = FEATURE_INDEX["lactate"]
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def assemble(
     values, age = _carry_forward(cohort, preprocessing)
     known = preprocessing.known(age)
     sofa = state_sofa(values, known, cohort.ventilated, previous[1])
-    lactate = np.where(known[:, _LACTATE], values[:, _LACTATE], np.nan)
+    lactate = known_lactate(values, known)
     terminated = np.zeros(len(decision), bool)
     terminated[cohort.offsets[1:] - 2] = True
     following = np.minimum(np.arange(len(decision)) + 1, len(decision) - 1)

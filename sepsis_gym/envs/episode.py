@@ -1,0 +1,152 @@
+"""What every environment does with its n patients: advance, pay, end, describe."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.dynamics import End, TransitionModel
+from sepsis_gym.patients import Patients
+from sepsis_gym.preprocessing import NEVER, Preprocessing
+from sepsis_gym.reward import RewardConfig, known_lactate, step_reward
+
+ONGOING_OUTCOME = -1
+_PER_EPISODE = ("sofa", "end", "died_90d", "mortality_90d", "epistemic")
+
+
+@dataclass(frozen=True)
+class EpisodeState:
+    """Where n episodes stand.
+
+    Attributes:
+        patients: The n patients.
+        sofa: [n] their SOFA.
+        end: [n] :class:`~sepsis_gym.dynamics.End` codes.
+        died_90d: [n] 0 or 1 once the episode is over, else -1.
+        mortality_90d: [n] predicted 90-day mortality; NaN before the first step.
+        epistemic: [n] the model's disagreement about the last step.
+    """
+
+    patients: Patients
+    sofa: NDArray[np.int8]
+    end: NDArray[np.int8]
+    died_90d: NDArray[np.int8]
+    mortality_90d: NDArray[np.float32]
+    epistemic: NDArray[np.float32]
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """[n] whether the episode is over."""
+        return self.end != End.ONGOING
+
+    def take(self, index: NDArray[np.bool_]) -> "EpisodeState":
+        """The episodes at ``index``."""
+        taken: dict[str, Any] = {name: getattr(self, name)[index] for name in _PER_EPISODE}
+        return replace(self, patients=self.patients.take(index), **taken)
+
+    def put(self, index: NDArray[np.bool_], other: "EpisodeState") -> "EpisodeState":
+        """A copy in which the episodes at ``index`` are ``other``'s."""
+        merged: dict[str, Any] = {"patients": self.patients.put(index, other.patients)}
+        for name in _PER_EPISODE:
+            merged[name] = getattr(self, name).copy()
+            merged[name][index] = getattr(other, name)
+        return replace(self, **merged)
+
+
+def begin(patients: Patients, preprocessing: Preprocessing) -> EpisodeState:
+    """Episodes at their first state."""
+    n = len(patients)
+    return EpisodeState(
+        patients=patients,
+        sofa=patients.sofa(preprocessing),
+        end=np.full(n, End.ONGOING, np.int8),
+        died_90d=np.full(n, ONGOING_OUTCOME, np.int8),
+        mortality_90d=np.full(n, np.nan, np.float32),
+        epistemic=np.zeros(n, np.float32),
+    )
+
+
+def advance(
+    model: TransitionModel,
+    state: EpisodeState,
+    action: NDArray[np.integer],
+    reward: RewardConfig,
+    rng: np.random.Generator,
+) -> tuple[EpisodeState, NDArray[np.float64]]:
+    """Moves n ongoing episodes one step and pays for it.
+
+    The 90-day outcome is drawn where an episode ends with the patient alive, from the model's
+    probability. All draws are made in one fixed order, whatever n.
+
+    Args:
+        model: The dynamics.
+        state: Where the episodes stand.
+        action: [n] valid action ids.
+        reward: The amounts.
+        rng: The only source of randomness.
+
+    Returns:
+        The next state and the [n] rewards.
+    """
+    preprocessing = model.preprocessing
+    doses = preprocessing.action_bins.doses(action)
+    transition = model.step(state.patients, *doses, rng)
+    patients = transition.patients
+    at_horizon = (transition.end == End.ONGOING) & (patients.step >= preprocessing.max_steps)
+    end = np.where(at_horizon, End.HORIZON, transition.end).astype(np.int8)
+    over = end != End.ONGOING
+    dies_later = rng.random(len(patients)) < transition.mortality_90d
+    died = (end == End.DIED) | (over & dies_later)
+    sofa = patients.sofa(preprocessing)
+    paid = step_reward(
+        state.sofa,
+        sofa,
+        known_lactate(state.patients.values, preprocessing.known(state.patients.age)),
+        known_lactate(patients.values, preprocessing.known(patients.age)),
+        over,
+        died,
+        reward,
+    )
+    following = EpisodeState(
+        patients=patients,
+        sofa=sofa,
+        end=end,
+        died_90d=np.where(over, died, ONGOING_OUTCOME).astype(np.int8),
+        mortality_90d=transition.mortality_90d,
+        epistemic=transition.epistemic,
+    )
+    return following, paid
+
+
+def describe(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
+    """The ``info`` of n episodes, one array per entry; the table is in :class:`SepsisEnv`."""
+    patients = state.patients
+    never = patients.age >= NEVER
+    age_hours = patients.age.astype(np.float32) * preprocessing.step_hours
+    return {
+        "state": patients.values,
+        "measured": patients.measured,
+        "known": preprocessing.known(patients.age),
+        "age_hours": np.where(never, np.float32(np.inf), age_hours),
+        "static": patients.static,
+        "ventilated": patients.ventilated,
+        "sofa": state.sofa.astype(np.int64),
+        "previous_action": preprocessing.action_bins.action(
+            patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
+        ),
+        "previous_fluid_ml": patients.previous_fluid_ml,
+        "previous_norepinephrine_equivalent": patients.previous_norepinephrine_equivalent,
+        "step": patients.step,
+        "hours": (patients.step + 1) * preprocessing.step_hours,
+        "mortality_90d": state.mortality_90d,
+        "epistemic": state.epistemic,
+        "end": state.end.astype(np.int64),
+        "died_90d": state.died_90d.astype(np.int64),
+    }
+
+
+def describe_one(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The ``info`` of a single episode: arrays for the features, plain numbers for the rest."""
+    entries = describe(state, preprocessing)
+    return {key: x[0] if x.ndim > 1 else x[0].item() for key, x in entries.items()}
