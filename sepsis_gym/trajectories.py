@@ -6,8 +6,6 @@ On disk a folder of ``steps.parquet``, ``stays.parquet`` and ``manifest.json``.
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import SchemaError, SourceError, TrajectoryError, UnknownNameError
 from sepsis_gym.features import FEATURE_NAMES, HIGH, LOW, N_FEATURES
+from sepsis_gym.files import whole_folder
 from sepsis_gym.patients import Patients, encode_observation
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 
@@ -300,21 +299,10 @@ class Trajectories:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the folder whole or not at all."""
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        try:
+        with whole_folder(folder) as temporary:
             pq.write_table(self._step_table(), temporary / "steps.parquet", compression="zstd")
             pq.write_table(self._stay_table(), temporary / "stays.parquet", compression="zstd")
             (temporary / "manifest.json").write_text(json.dumps(self._manifest_json(), indent=1))
-            temporary.chmod(0o755)
-            for path in sorted(temporary.iterdir()):
-                if target.is_dir():
-                    os.replace(path, target / path.name)
-            if not target.is_dir():
-                os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:

@@ -1,0 +1,37 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+OUT ?= runs/demo
+
+.PHONY: demo test test-core lint
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/sepsis-gym demo --out $(OUT)
+
+test: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m pytest
+
+# The environments on the newest Gymnasium, with nothing heavy installed.
+test-core: $(VENV)-core/.ready
+	$(VENV)-core/bin/python -m pytest tests/sepsis_gym tests/evaluation
+
+lint: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[all]"
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	touch $@
+
+$(VENV)-core/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-core
+	$(VENV)-core/bin/pip install --quiet --upgrade --editable . gymnasium pytest hypothesis
+	touch $@

@@ -1,0 +1,223 @@
+"""The evaluation's table: rendered as text, saved as CSV and JSON."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.behavior import BehaviorReport
+from evaluation.estimators import WeightDiagnostics
+from evaluation.rollout import RolloutValue
+from evaluation.safety import Rate, SafetyReport
+from evaluation.trust import Trust
+from sepsis_gym.files import whole_folder
+
+FORMAT_VERSION = 1
+DISCLAIMER = "Research software, never for patient care."
+_SIGNIFICANT_DIGITS = 9
+_COLUMNS = {"mean_return": "Mean return", "wis": "WIS", "wpdis": "WPDIS", "dr": "DR"}
+_COLUMNS |= {"wdr": "WDR", "fqe": "FQE"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its bootstrap interval, and its paired difference to the clinicians' return.
+
+    Attributes:
+        value: NaN where the log has no support.
+        low: Lower end of the interval.
+        high: Upper end.
+        difference: Value minus the clinicians' mean return.
+        difference_low: Lower end of its interval, from the same resamples.
+        difference_high: Upper end.
+        lost_resamples: Resamples without support, left out of the intervals.
+    """
+
+    value: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    lost_resamples: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything said about one policy.
+
+    Attributes:
+        agent: Name it was given.
+        policy: What was evaluated: the agent itself or its softened form.
+        trust: Verdict on the off-policy estimates.
+        reasons: Why the verdict is not ok, or what the reader must know.
+        estimates: By method: mean_return, wis, wpdis, dr, wdr, fqe.
+        weights: Weight diagnostics, None for the clinicians.
+        mean_rho_interval: Bootstrap interval of the mean cumulative ratio.
+        capped_share: Share of per-step ratios that were cut to the cap.
+        q_source: Stays that Q was fitted on.
+        q_outside_share: Share of fitted values beyond what rewards permit.
+        safety: Adherence and dosing errors of the agent itself, not softened.
+        counts: The agent's own counters, such as invalid replies.
+        world_model_return: Return in the environment given, if one was.
+    """
+
+    agent: str
+    policy: str
+    trust: Trust
+    reasons: tuple[str, ...]
+    estimates: dict[str, Estimate]
+    safety: SafetyReport
+    weights: WeightDiagnostics | None = None
+    mean_rho_interval: tuple[float, float] | None = None
+    capped_share: float = 0.0
+    q_source: str | None = None
+    q_outside_share: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    world_model_return: RolloutValue | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """One evaluation.
+
+    Attributes:
+        rows: The clinicians, then the agents in the order given.
+        behavior: How good the behavior policy is.
+        cohort: Source, hash and size of what was evaluated.
+        config: Settings, plain JSON.
+        notes: What must be read with the table.
+    """
+
+    rows: tuple[Row, ...]
+    behavior: BehaviorReport
+    cohort: dict[str, Any]
+    config: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a number that does not exist is None, with a reason beside it."""
+        return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **_plain(self)}
+
+    def to_text(self, *, color: bool = False, width: int = 180) -> str:
+        """The table, its warnings and notes; rows that are not ok are marked, and dim in color.
+
+        Args:
+            color: Whether to emit terminal colours.
+            width: Columns to fit into.
+        """
+        out = io.StringIO()
+        console = Console(
+            file=out, width=width, force_terminal=color, no_color=not color, highlight=False
+        )
+        console.print(self._table())
+        for row in self.rows:
+            if row.reasons:
+                console.print(Text(f"{row.policy}: {row.trust}: {'; '.join(row.reasons)}"))
+            if row.counts:
+                told = ", ".join(f"{name} {count}" for name, count in row.counts.items())
+                console.print(Text(f"{row.policy}: counted: {told}"))
+        report = self.behavior
+        console.print(
+            Text(
+                f"Behavior policy on held-out stays: log-likelihood {report.log_likelihood:.3f} "
+                f"(action frequencies alone {report.marginal_log_likelihood:.3f}), accuracy "
+                f"{report.accuracy:.1%}, calibration error {report.calibration_error:.3f}, "
+                f"another clinician model's mean rho {report.mean_rho_per_step[-1]:.2f}"
+            )
+        )
+        for note in (*self.notes, DISCLAIMER):
+            console.print(Text(note))
+        return out.getvalue()
+
+    def _table(self) -> Table:
+        simulated = any(row.world_model_return for row in self.rows)
+        table = Table(title=Text(f"{self.cohort['n_stays']} held-out stays"), show_lines=True)
+        table.add_column("Policy", overflow="fold")
+        for title in (*_COLUMNS.values(), "ESS", "Mean rho", "Largest weight", "Adherence"):
+            table.add_column(title, justify="right")
+        if simulated:
+            table.add_column("World model", justify="right")
+        table.add_column("Trust")
+        for row in self.rows:
+            cells = [_interval(row.estimates.get(method)) for method in _COLUMNS]
+            weights = row.weights
+            cells += [
+                f"{weights.ess:.1f}" if weights else "",
+                f"{weights.mean_rho:.2f}" if weights else "",
+                f"{weights.largest_weight_share:.1%}" if weights else "",
+                f"{row.safety.adherence:.1%}",
+            ]
+            if simulated:
+                cells.append(_interval(row.world_model_return))
+            style = None if row.trust == "ok" else "dim"
+            texts = (Text(cell) for cell in (row.policy, *cells, row.trust))
+            table.add_row(*texts, style=style)
+        return table
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes results.txt, results.csv and results.json, all of them or none."""
+        contents = {
+            "results.json": json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
+            "results.csv": self._csv(),
+            "results.txt": self.to_text(),
+        }
+        with whole_folder(folder) as temporary:
+            for name, content in contents.items():
+                (temporary / name).write_text(content, encoding="utf-8", newline="")
+
+    def _csv(self) -> str:
+        flat = [_flatten(_plain(row)) for row in self.rows]
+        out = io.StringIO()
+        columns = list(dict.fromkeys(name for entry in flat for name in entry))
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+        return out.getvalue()
+
+
+def _interval(estimate: Estimate | RolloutValue | None) -> str:
+    if estimate is None:
+        return ""
+    value = estimate.mean if isinstance(estimate, RolloutValue) else estimate.value
+    return f"{value:#.3g}\n[{estimate.low:#.3g}, {estimate.high:#.3g}]"
+
+
+def _plain(value: Any) -> Any:
+    """JSON types; floats are rounded so that the last bits of a sum cannot change a file."""
+    if is_dataclass(value) and not isinstance(value, type):
+        plain = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        if isinstance(value, Rate):
+            plain["rate"] = _plain(value.rate)
+            if plain["rate"] is None:
+                plain["reason"] = "no eligible step"
+        if isinstance(value, Estimate) and plain["value"] is None:
+            plain["reason"] = "no logged stay supports the policy"
+        return plain
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.{_SIGNIFICANT_DIGITS}g}") if np.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}_")
+        elif isinstance(value, list):
+            flat[prefix + name] = "; ".join(map(str, value))
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,29 @@
+"""Writing results whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary folder whose files become those of ``target`` when the block succeeds.
+
+    If the block fails, ``target`` is as it was. Other files in an existing ``target`` are left.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        if target.is_dir():
+            for path in sorted(temporary.iterdir()):
+                os.replace(path, target / path.name)
+        else:
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
