@@ -1,1 +1,19 @@
-"""."""
+"""Treatment policies: baselines, behaviour cloning, offline reinforcement learning.
+
+``make_agent``, ``train_agent`` and ``load_agent`` open them by name or folder;
+:class:`sepsis_gym.agent.Agent` is what to implement for an agent of one's own.
+"""
+
+from agents.policy import AgentRecord, BatchPolicy, check_preprocessing
+from agents.registry import available_agents, load_agent, make_agent, save_agent, train_agent
+
+__all__ = [
+    "AgentRecord",
+    "BatchPolicy",
+    "available_agents",
+    "check_preprocessing",
+    "load_agent",
+    "make_agent",
+    "save_agent",
+    "train_agent",
+]
