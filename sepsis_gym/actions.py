@@ -29,7 +29,7 @@ def encode_action(fluid_level: ArrayLike, vasopressor_level: ArrayLike) -> NDArr
     """Joins two levels (0-4 each, any shape) into the action id of the same shape."""
     fluid, vasopressor = np.asarray(fluid_level), np.asarray(vasopressor_level)
     for name, level in (("fluid", fluid), ("vasopressor", vasopressor)):
-        if np.any((level < 0) | (level >= N_LEVELS)):
+        if not ((level >= 0) & (level < N_LEVELS)).all():
             raise InvalidActionError(f"{name} level must be 0 to 4, got {level}")
     return (N_LEVELS * fluid + vasopressor).astype(np.int64)
 
@@ -154,6 +154,6 @@ class ActionBins:
 
 
 def _levels(dose: NDArray[np.float64], edges: tuple[float, ...]) -> NDArray[np.int64]:
-    if np.any(dose < 0) or np.any(np.isnan(dose)):
+    if not (dose >= 0).all():  # also catches NaN
         raise ConfigError("doses must be zero or positive numbers")
     return np.where(dose > 0, 1 + np.searchsorted(edges, dose, side="left"), 0)

@@ -166,9 +166,9 @@ class Preprocessing:
 
     def restore(self, standardized: NDArray[np.floating]) -> NDArray[np.float32]:
         """Inverse of :meth:`standardize`, kept inside each feature's physical limits."""
-        model_space = standardized * self._scale + self._mean
+        model_space = np.clip(standardized * self._scale + self._mean, *_LIMITS)
         values = np.where(LOG, np.expm1(np.where(LOG, model_space, 0.0)), model_space)
-        return np.clip(values, LOW, HIGH).astype(np.float32)
+        return np.clip(values, LOW, HIGH).astype(np.float32)  # expm1 rounds
 
     def standardize_static(self, static: NDArray[np.floating]) -> NDArray[np.float32]:
         """[..., 3] age, male, Charlson to z-scores."""
@@ -190,3 +190,6 @@ class Preprocessing:
 def to_model_space(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """[..., 39] ``log1p`` of the skewed features, the others as they are."""
     return np.where(LOG, np.log1p(np.where(LOG, values, 0.0)), values)
+
+
+_LIMITS = (to_model_space(LOW), to_model_space(HIGH))

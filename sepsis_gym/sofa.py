@@ -67,17 +67,17 @@ def sofa_components(
     """
     ratio_points = _below(pao2_fio2, (400.0, 300.0, 200.0, 100.0))
     respiration = np.where(np.asarray(ventilated, bool), ratio_points, np.minimum(ratio_points, 2))
-    catecholamine = np.nan_to_num(np.asarray(norepinephrine, dtype=np.float64))
-    dopamine_rate = np.nan_to_num(np.asarray(dopamine, dtype=np.float64))
-    dobutamine_rate = np.nan_to_num(np.asarray(dobutamine, dtype=np.float64))
-    cardiovascular = np.select(
-        [
-            (dopamine_rate > 15) | (catecholamine > 0.1),
-            (dopamine_rate > 5) | (catecholamine > 0),
-            (dopamine_rate > 0) | (dobutamine_rate > 0),
-        ],
-        [4, 3, 2],
-        _below(meanbp, (70.0,)),
+    # comparisons with NaN are False, so a missing rate scores nothing
+    cardiovascular = np.where(
+        np.greater(dopamine, 15) | np.greater(norepinephrine, 0.1),
+        4,
+        np.where(
+            np.greater(dopamine, 5) | np.greater(norepinephrine, 0),
+            3,
+            np.where(
+                np.greater(dopamine, 0) | np.greater(dobutamine, 0), 2, _below(meanbp, (70.0,))
+            ),
+        ),
     )
     oliguria = _below(urine_24h, (500.0, 200.0))
     urine_points = np.where(oliguria > 0, oliguria + 2, 0)
@@ -121,7 +121,8 @@ def state_sofa(
         return seen[..., FEATURE_INDEX[name]]
 
     # An untestable verbal response (intubation) is taken as normal, as mimic-code does.
-    gcs = of("gcs_eye") + np.nan_to_num(of("gcs_verbal"), nan=5.0) + of("gcs_motor")
+    verbal = of("gcs_verbal")
+    gcs = of("gcs_eye") + np.where(np.isnan(verbal), 5.0, verbal) + of("gcs_motor")
     components = sofa_components(
         pao2_fio2=of("pao2") / of("fio2"),
         ventilated=ventilated,

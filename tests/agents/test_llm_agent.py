@@ -1,0 +1,279 @@
+import json
+import os
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from agents import make_agent
+from agents.llm import LLMAgent, OpenAIBackend, Sampling
+from agents.llm import prompt as prompts
+from sepsis_gym.actions import encode_action
+from sepsis_gym.agent import SimulatingAgent, prepare, run_episode
+from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import FEATURE_INDEX
+
+openai = pytest.importorskip("openai", reason="the llm extra is not installed")
+httpx = pytest.importorskip("httpx2", reason="openai 3 comes with httpx2")
+
+LOCAL = "http://127.0.0.1:9/v1"
+SIMULATE = ("simulation", {"actions": [{"iv_fluid": 1, "vasopressor": 0}]})
+PRESCRIBE = ("prescription", {"iv_fluid": 2, "vasopressor": 1})
+CHOSEN = int(encode_action(2, 1))
+FALLBACK = 24
+
+
+def tool_calls(*calls):
+    """An assistant message with these (name, arguments) calls; text arguments go as they are."""
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": f"call-{index}",
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments),
+                },
+            }
+            for index, (name, arguments) in enumerate(calls)
+        ],
+    }
+
+
+def prose(text):
+    return {"role": "assistant", "content": text}
+
+
+class Server:
+    """Answers with a script, the last entry for ever; an integer is an HTTP error."""
+
+    def __init__(self, *script):
+        self.script, self.requests = list(script), []
+
+    def __call__(self, request):
+        self.requests.append(json.loads(request.content))
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(answer, int):
+            return httpx.Response(answer, headers={"retry-after-ms": "1"}, json={"error": {}})
+        choice = {"index": 0, "finish_reason": "stop", "message": answer}
+        usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        return httpx.Response(200, json={**body, "choices": [choice], "usage": usage})
+
+
+def agent_on(server, preprocessing, **settings):
+    backend = OpenAIBackend(
+        LOCAL, "m", http_client=httpx.Client(transport=httpx.MockTransport(server))
+    )
+    fallback = make_agent("fixed_dose", action=FALLBACK)
+    return LLMAgent(backend, preprocessing, fallback=fallback, **settings)
+
+
+def first_decision(server, toy_model, **settings):
+    env = SepsisEnv(toy_model)
+    observation, info = env.reset(seed=0)
+    agent = agent_on(server, env.preprocessing, **settings)
+    prepare(agent, env)
+    return agent.act(observation, info), agent
+
+
+def test_it_simulates_then_prescribes(toy_model):
+    server = Server(tool_calls(SIMULATE), tool_calls(PRESCRIBE))
+    action, agent = first_decision(server, toy_model)
+    assert isinstance(agent, SimulatingAgent)
+    assert action == CHOSEN
+    assert agent.counts == {
+        "decisions": 1,
+        "simulations": 1,
+        "repairs": 0,
+        "fallbacks": 0,
+        "tokens": 200,
+    }
+    names = [tool["function"]["name"] for tool in server.requests[0]["tools"]]
+    assert names == ["prescription", "simulation"]
+    assert all(tool["function"]["strict"] for tool in server.requests[0]["tools"])
+    answer = server.requests[1]["messages"][-1]
+    assert answer["role"] == "tool"
+    candidate = json.loads(answer["content"])["candidates"][0]
+    assert (candidate["iv_fluid"], candidate["vasopressor"]) == (1, 0)
+    assert "meanbp (mmHg)" in candidate["after"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (tool_calls(("prescription", '{"iv_fluid": 2, "vaso')), "no JSON"),
+        (tool_calls(("prescription", {"iv_fluid": 7, "vasopressor": 0})), "got 7"),
+        (tool_calls(("prescription", {"iv_fluid": 0, "vasopressor": -1})), "got -1"),
+        (tool_calls(("prescription", {"iv_fluid": True, "vasopressor": 0})), "got True"),
+        (tool_calls(("prescription", {"iv_fluid": 1})), "iv_fluid and vasopressor"),
+        (tool_calls(("prescription", [1, 2])), "JSON object"),
+        (tool_calls(("simulation", {"actions": []})), "1 to 3"),
+        (tool_calls(("simulation", {"actions": [PRESCRIBE[1]] * 4})), "1 to 3"),
+        (tool_calls(("order_tea", {})), "no tool 'order_tea'"),
+        (tool_calls(PRESCRIBE, PRESCRIBE), "you called 2"),
+        (prose("I would give some fluid."), "you called 0"),
+        (prose(None), "you called 0"),
+    ],
+)
+def test_a_bad_reply_is_answered_counted_and_mended(toy_model, bad, told):
+    server = Server(bad, tool_calls(PRESCRIBE))
+    action, agent = first_decision(server, toy_model)
+    assert action == CHOSEN
+    assert (agent.counts["repairs"], agent.counts["fallbacks"]) == (1, 0)
+    correction = server.requests[1]["messages"][2:]
+    assert told in correction[-1]["content"]
+    open_calls = {call["id"] for call in correction[0].get("tool_calls", [])}
+    assert {turn.get("tool_call_id") for turn in correction[1:]} == (open_calls or {None})
+
+
+def test_after_the_last_repair_the_fallback_decides_and_is_counted(toy_model):
+    server = Server(prose("no"))
+    action, agent = first_decision(server, toy_model, max_repairs=2)
+    assert action == FALLBACK
+    assert len(server.requests) == 3
+    assert (agent.counts["repairs"], agent.counts["fallbacks"]) == (2, 1)
+
+
+def test_endless_simulation_is_bounded(toy_model):
+    server = Server(tool_calls(SIMULATE))
+    action, agent = first_decision(server, toy_model, max_simulations=3, max_repairs=2)
+    assert action == FALLBACK
+    assert len(server.requests) == 3 + 3
+    assert agent.counts["simulations"] == 3
+
+
+def test_with_the_simulator_removed_only_prescription_is_offered(toy_model):
+    server = Server(tool_calls(SIMULATE), tool_calls(PRESCRIBE))
+    action, agent = first_decision(server, toy_model, simulate=False)
+    assert action == CHOSEN
+    assert (agent.counts["simulations"], agent.counts["repairs"]) == (0, 1)
+    assert [t["function"]["name"] for t in server.requests[0]["tools"]] == ["prescription"]
+
+
+def test_a_failing_server_is_retried_and_then_an_error(toy_model):
+    server = Server(500, 429, tool_calls(PRESCRIBE))
+    action, agent = first_decision(server, toy_model)
+    assert action == CHOSEN
+    assert agent.counts["fallbacks"] == 0
+    dead = OpenAIBackend(
+        LOCAL,
+        "m",
+        sampling=Sampling(retries=1),
+        http_client=httpx.Client(transport=httpx.MockTransport(Server(500))),
+    )
+    agent.backend = dead
+    env = SepsisEnv(toy_model)
+    observation, info = env.reset(seed=0)
+    prepare(agent, env)
+    with pytest.raises(openai.InternalServerError):
+        agent.act(observation, info)
+    assert agent.counts["fallbacks"] == 0
+
+
+def test_one_decision_is_asked_for_once(toy_model):
+    server = Server(tool_calls(PRESCRIBE))
+    env = SepsisEnv(toy_model)
+    observation, info = env.reset(seed=0)
+    agent = agent_on(server, env.preprocessing)
+    prepare(agent, env)
+    action = agent.act(observation, info)
+    probabilities = agent.action_probabilities(observation, info)
+    assert probabilities[action] == 1
+    assert probabilities.sum() == 1
+    assert len(server.requests) == 1
+
+
+def test_a_simulating_agent_without_an_environment_says_so(toy_model):
+    env = SepsisEnv(toy_model)
+    observation, info = env.reset(seed=0)
+    agent = agent_on(Server(tool_calls(PRESCRIBE)), env.preprocessing)
+    with pytest.raises(ConfigError, match="prepare"):
+        agent.act(observation, info)
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "refused"),
+    [
+        ("https://api.example.com/v1", (), True),
+        ("http://10.0.0.7:8000/v1", (), True),
+        ("http://127.0.0.1.example.com/v1", (), True),
+        ("http://10.0.0.7:8000/v1", ("10.0.0.7",), False),
+        ("http://localhost:8000/v1", (), False),
+        ("http://[::1]:8000/v1", (), False),
+    ],
+)
+def test_credentialed_rows_stay_on_this_machine_unless_allowed(url, hosts, refused):
+    OpenAIBackend(url, "m", credentialed=False)
+    if refused:
+        with pytest.raises(ConfigError, match="data use agreement"):
+            OpenAIBackend(url, "m", credentialed=True, allowed_hosts=hosts)
+    else:
+        OpenAIBackend(url, "m", credentialed=True, allowed_hosts=hosts)
+
+
+def test_a_stay_from_end_to_end_in_both_environments(trajectories, toy_model):
+    simulated, replayed = SepsisEnv(toy_model), SepsisReplayEnv(trajectories, model=toy_model)
+    for env in (simulated, replayed):
+        server = Server(*[tool_calls(SIMULATE), tool_calls(PRESCRIBE)] * 18, tool_calls(PRESCRIBE))
+        agent = agent_on(server, env.preprocessing)
+        total = run_episode(env, agent, seed=1)
+        assert np.isfinite(total)
+        steps = env._state.patients.step[0]
+        assert agent.counts["decisions"] == steps == len(agent.transcript)
+        assert agent.counts["fallbacks"] == 0
+        # history stays bounded: at most six lines of earlier steps
+        last = agent.transcript[-1][1]["content"]
+        assert last.count("- hour") == min(steps - 1, 6)
+    assert set(replayed.chosen) == {CHOSEN}
+
+
+def test_the_prompt_tells_known_values_in_clinical_units(trajectories):
+    env = SepsisReplayEnv(trajectories)
+    _, info = env.reset(options={"stay_id": 1})
+    text = prompts.patient_message(info, [prompts.history_line(info)])
+    for name, index in FEATURE_INDEX.items():
+        assert (f"- {name} " in text) == bool(info["known"][index])
+    assert f"SOFA {info['sofa']}" in text
+    system = prompts.system_prompt(trajectories.preprocessing, simulate=True)
+    dose = trajectories.preprocessing.action_bins.fluid_doses[4]
+    assert f"(about {dose:.0f})" in system
+    assert "4 over" in system
+
+
+def test_the_prompt_reads_like_a_chart(toy_model):
+    _, info = SepsisEnv(toy_model).reset(seed=0)
+    info |= {"state": np.round(info["state"], 1), "known": np.zeros(39, bool)}
+    info["known"][[FEATURE_INDEX["meanbp"], FEATURE_INDEX["lactate"]]] = True
+    info["state"][FEATURE_INDEX["meanbp"]], info["state"][FEATURE_INDEX["lactate"]] = 61, 3.2
+    info["age_hours"][FEATURE_INDEX["lactate"]] = 4
+    assert prompts.patient_message(info, []) == (
+        "Hour 4 in intensive care. 65-year-old man, Charlson index 5. SOFA "
+        f"{info['sofa']}. Breathing on their own.\n"
+        "Running: fluid 0 mL (level 0), norepinephrine equivalent 0.00 ug/kg/min (level 0)\n"
+        "Now (hours since measured, if not in this step):\n"
+        "- meanbp 61 mmHg\n"
+        "- lactate 3.2 mmol/L (4 h ago)"
+    )
+
+
+@pytest.mark.llm_server
+def test_one_stay_against_a_real_server():
+    base_url = os.environ.get("SEPSIS_GYM_LLM_BASE_URL")
+    if not base_url:
+        pytest.skip("SEPSIS_GYM_LLM_BASE_URL is not set: no server to test on")
+    model = openai.OpenAI(base_url=base_url, api_key="none").models.list().data[0].id
+    env = gym.make("SepsisWM-v0")
+    agent = LLMAgent(
+        OpenAIBackend(base_url, model, sampling=Sampling(max_tokens=128)),
+        env.unwrapped.preprocessing,
+        fallback=make_agent("fixed_dose", action=FALLBACK),
+    )
+    run_episode(env, agent, seed=0)
+    counts = agent.counts
+    assert counts["decisions"] == len(agent.transcript)
+    assert counts["tokens"] > 0
+    assert counts["fallbacks"] <= counts["decisions"]

@@ -1,0 +1,251 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
+from sepsis_gym.dynamics import End, TransitionModel
+from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
+from sepsis_gym.features import FEATURE_INDEX, HIGH, LOW, N_FEATURES, TYPICAL
+from world_models import TrainConfig, available, load_world_model
+
+torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+
+from world_models.fidelity import evaluate_fidelity, fidelity_table  # noqa: E402
+from world_models.inputs import dose_inputs, state_inputs  # noqa: E402
+from world_models.network import EnsembleNetwork  # noqa: E402
+from world_models.start_states import StartStates  # noqa: E402
+from world_models.training import train_world_model  # noqa: E402
+
+MAP, LACTATE = FEATURE_INDEX["meanbp"], FEATURE_INDEX["lactate"]
+EFFECT_MMHG = 12.0
+QUICK = TrainConfig(members=2, hidden=16, epochs=3, batch_size=64, seed=1)
+
+
+def dynamic_cohort(n_stays=400, seed=0) -> RawCohort:
+    """AR(1) features; vasopressor in a bin adds 12 mmHg to that bin; doses are randomised."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(6, 20, n_stays)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rows = int(offsets[-1])
+    spread = np.maximum(0.1 * np.abs(TYPICAL), 0.02)
+    deviation = np.zeros((rows, N_FEATURES))
+    for at in range(n_stays):
+        for row in range(offsets[at], offsets[at + 1]):
+            before = deviation[row - 1] if row > offsets[at] else rng.standard_normal(N_FEATURES)
+            deviation[row] = 0.5 * before + 0.866 * rng.standard_normal(N_FEATURES)
+    dose = np.where(rng.random(rows) < 0.5, rng.uniform(0.05, 0.5, rows), 0.0)
+    raw = TYPICAL + spread * deviation
+    raw[:, MAP] += EFFECT_MMHG * (dose > 0)
+    raw = np.where(rng.random(raw.shape) < 0.7, np.clip(raw, LOW, HIGH), np.nan)
+    final_lactate = deviation[offsets[1:] - 1, LACTATE]
+    died = rng.random(n_stays) < 1 / (1 + np.exp(1.5 - 2 * final_lactate))
+    return RawCohort(
+        stays={
+            "stay_id": np.arange(n_stays),
+            "subject_id": np.arange(n_stays),
+            "age": rng.uniform(30, 90, n_stays).astype(np.float32),
+            "male": rng.random(n_stays) < 0.5,
+            "charlson": rng.integers(0, 9, n_stays).astype(np.float32),
+            "died_in_hospital": died,
+            "died_90d": died,
+            "end": np.where(lengths == 19, End.HORIZON, End.DISCHARGED).astype(np.int8),
+        },
+        offsets=offsets,
+        raw=raw.astype(np.float32),
+        ventilated=rng.random(rows) < 0.3,
+        fluid_ml=np.where(rng.random(rows) < 0.6, rng.gamma(1, 300, rows), 0).astype(np.float32),
+        norepinephrine_equivalent=dose.astype(np.float32),
+        sofa_24h=np.full(rows, np.nan, np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return assemble(dynamic_cohort(), AssemblyConfig(), source="AR(1) stays", credentialed=False)
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "dynamic"
+    config = TrainConfig(members=3, hidden=32, epochs=40, batch_size=16, learning_rate=4e-3)
+    return train_world_model(cohort, folder, config), folder
+
+
+def same(one, two):
+    for name in ("values", "age", "ventilated", "memory", "step"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_the_default_model_keeps_the_contract():
+    assert "default" in available()
+    model = load_world_model("default")
+    assert isinstance(model, TransitionModel)
+    rng = np.random.default_rng(0)
+    patients = model.start(300, rng)
+    for _ in range(18):
+        assert (patients.values >= LOW).all()
+        assert (patients.values <= HIGH).all()
+        gcs = patients.values[:, FEATURE_INDEX["gcs_eye"] : FEATURE_INDEX["gcs_motor"] + 1]
+        measured = patients.measured[:, FEATURE_INDEX["gcs_eye"] : FEATURE_INDEX["gcs_motor"] + 1]
+        assert (gcs[measured] == np.round(gcs[measured])).all()
+        fluid, dose = model.preprocessing.action_bins.doses(rng.integers(0, 25, 300))
+        moved = model.step(patients, fluid, dose, rng)
+        patients = moved.patients
+        assert set(np.unique(moved.end)) <= {End.ONGOING, End.DISCHARGED, End.DIED}
+        assert ((moved.mortality_90d >= 0) & (moved.mortality_90d <= 1)).all()
+        assert (moved.epistemic > 0).all()
+    assert (patients.step == 18).all()
+
+
+def test_torch_and_numpy_compute_the_same(cohort):
+    network = EnsembleNetwork(2, 16, torch.Generator().manual_seed(0))
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    from world_models.model import ClinicalWorldModel
+
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    starts = StartStates.fit(cohort.split("train"), np.random.default_rng(0))
+    model = ClinicalWorldModel(cohort.preprocessing, weights, starts)
+    rows = np.arange(300)
+    patients = replace(
+        cohort.patients(rows),
+        memory=np.random.default_rng(0).standard_normal((300, 2, 17)).astype(np.float32),
+    )
+    fluid, dose = np.full(300, 200.0), np.full(300, 0.1)
+    outputs, memory, _ = model._predict(patients, fluid, dose)
+    inputs = np.concatenate(
+        [
+            state_inputs(patients, cohort.preprocessing),
+            dose_inputs(fluid, dose, cohort.preprocessing),
+        ],
+        axis=1,
+    )
+    with torch.no_grad():
+        expected, following = network(
+            torch.from_numpy(inputs).expand(2, -1, -1),
+            torch.from_numpy(patients.memory[:, :, :-1]).transpose(0, 1),
+        )
+    np.testing.assert_allclose(outputs, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(memory[:, :, :-1], following.transpose(0, 1).numpy(), atol=1e-4)
+
+
+def test_a_checkpoint_gives_the_same_trajectories(trained):
+    model, folder = trained
+    loaded = load_world_model(folder)
+    assert loaded.preprocessing == model.preprocessing
+    states = []
+    for one in (model, loaded):
+        rng = np.random.default_rng(5)
+        patients = one.start(20, rng)
+        for _ in range(4):
+            patients = one.step(patients, np.full(20, 100.0), np.full(20, 0.1), rng).patients
+        states.append(patients)
+    same(*states)
+
+
+def test_simulate_draws_nothing_and_moves_nothing(trained):
+    model, _ = trained
+    patients = model.start(1, np.random.default_rng(0))
+    before = replace(patients, **{n: getattr(patients, n).copy() for n in ("values", "memory")})
+    state = np.random.get_state()[1].copy()
+    doses = np.array([0.0, 500.0]), np.array([0.0, 0.2])
+    one, two = model.simulate(patients, *doses), model.simulate(patients, *doses)
+    same(patients, before)
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    assert (one.spread[:, 0] <= one.values + 1e-4).all()
+    assert (one.spread[:, 1] >= one.values - 1e-4).all()
+
+
+def test_it_learns_persistence_effects_and_outcomes(trained, cohort):
+    model, _ = trained
+    test = cohort.split("test")
+    numbers = evaluate_fidelity(model, test)
+    assert numbers["one_step_mae"] < 0.95 * numbers["one_step_mae_persistence"]
+    assert numbers["open_loop_12_mae"] < 0.9 * numbers["open_loop_12_mae_persistence"]
+    assert 0.86 < numbers["interval_90_coverage"] < 0.94
+    assert numbers["mortality_auroc_at_end"] > 0.6
+    assert "n/a" in fidelity_table(numbers)  # nobody dies in the unit: no AUROC of that
+    rows = test.offsets[:-1]
+    doses = np.zeros(len(rows)), np.full(len(rows), 0.25)
+    fluid = np.full(len(rows), 100.0)
+    means = [model.predict(test.patients(rows), fluid, dose)["mean"][:, MAP] for dose in doses]
+    contrast = (means[1] - means[0]) * cohort.preprocessing.scale[MAP]
+    assert contrast.mean() == pytest.approx(EFFECT_MMHG, rel=0.25)
+
+
+def test_following_a_log_is_what_training_saw(trained, cohort):
+    model, _ = trained
+    first, second = (cohort.patients(cohort.offsets[:3] + t) for t in (0, 1))
+    followed = model.follow(first, second)
+    rng = np.random.default_rng(0)
+    stepped = model.step(
+        first, second.previous_fluid_ml, second.previous_norepinephrine_equivalent, rng
+    ).patients
+    np.testing.assert_array_equal(followed.memory, stepped.memory)
+    np.testing.assert_array_equal(followed.values, second.values)
+
+
+def test_start_states_resemble_the_training_ones_without_copying_any(cohort):
+    train = cohort.split("train")
+    starts = StartStates.fit(train, np.random.default_rng(0))
+    drawn = starts.draw(4000, cohort.preprocessing, np.random.default_rng(1))
+    logged = train.patients(train.offsets[:-1])
+    spread = logged.values.std(0)
+    assert (np.abs(drawn.values.mean(0) - logged.values.mean(0)) < 0.25 * spread).all()
+    assert np.abs(drawn.measured.mean(0) - logged.measured.mean(0)).max() < 0.08
+    assert drawn.ventilated.mean() == pytest.approx(logged.ventilated.mean(), abs=0.05)
+    some = drawn.previous_norepinephrine_equivalent > 0
+    assert some.mean() == pytest.approx(
+        (logged.previous_norepinephrine_equivalent > 0).mean(), abs=0.05
+    )
+    age = logged.static[:, 0]
+    assert drawn.static[:, 0].min() > age.min()
+    assert drawn.static[:, 0].max() < age.max()
+
+
+def test_interrupted_training_goes_on_to_the_same_model(cohort, tmp_path, monkeypatch):
+    whole = train_world_model(cohort, tmp_path / "whole", QUICK)
+    from world_models import training
+
+    train_epoch = training._Run.train_epoch
+
+    def killed_in_the_third_epoch(run):
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+        train_epoch(run)
+
+    monkeypatch.setattr(training._Run, "train_epoch", killed_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train_world_model(cohort, tmp_path / "cut", QUICK)
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(training._Run, "train_epoch", train_epoch)
+    resumed = train_world_model(cohort, tmp_path / "cut", QUICK)
+    for name, weight in whole.weights.items():
+        np.testing.assert_array_equal(weight, resumed.weights[name], err_msg=name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+
+
+def test_what_cannot_be_loaded_or_trained_is_named(trained, raw_cohort, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"'nowhere'; there are .*default"):
+        load_world_model("nowhere")
+    _, folder = trained
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    description = (folder / "model.json").read_text()
+    (broken / "model.json").write_text(description)
+    (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:900])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_world_model(broken)
+    (broken / "model.json").write_text(json.dumps({"format_version": 99}))
+    with pytest.raises(CheckpointError, match=r"model\.json: format_version 99"):
+        load_world_model(broken)
+    same_window = assemble(
+        raw_cohort, AssemblyConfig(alignment="same_window"), source="x", credentialed=False
+    )
+    with pytest.raises(ConfigError, match="causal"):
+        train_world_model(same_window, tmp_path / "leaky")
+    with pytest.raises(ConfigError, match="hidden"):
+        TrainConfig(hidden=0)

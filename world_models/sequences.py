@@ -1,0 +1,181 @@
+"""Logged stays as padded tensors, and the loss of a network that walks them."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from sepsis_gym.dynamics import End
+from sepsis_gym.features import N_FEATURES
+from sepsis_gym.trajectories import Trajectories
+from world_models.inputs import VENTILATED_INPUT, Z_INPUTS, dose_inputs, state_inputs
+from world_models.network import EnsembleNetwork, split_outputs
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """N stays of up to T decisions.
+
+    Attributes:
+        states: [N, T + 1, 126] state inputs, final states included.
+        doses: [N, T, 4] dose inputs.
+        known: [N, T + 1, 39] whether a value counts (else the fill value is shown).
+        mask: [N, T] True where a decision was logged.
+        end: [N, T] end of stay after the decision: 0 goes on, 1 discharged, 2 died.
+        died_90d: [N] death within 90 days.
+    """
+
+    states: Tensor
+    doses: Tensor
+    known: Tensor
+    mask: Tensor
+    end: Tensor
+    died_90d: Tensor
+
+    @classmethod
+    def of(cls, trajectories: Trajectories, device: str) -> Self:
+        """Lays out all stays."""
+        log, preprocessing = trajectories, trajectories.preprocessing
+        patients = log.patients(np.arange(log.offsets[-1]))
+        doses = dose_inputs(
+            np.nan_to_num(log.fluid_ml), np.nan_to_num(log.norepinephrine_equivalent), preprocessing
+        )
+        end = np.where(log.terminated, log.stays.end[log.stay_of_row], End.ONGOING)
+        end = np.where(end == End.HORIZON, End.ONGOING, end).astype(np.int64)
+
+        def tensor(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        return cls(
+            states=tensor(log.padded(state_inputs(patients, preprocessing), final=True)),
+            doses=tensor(log.padded(doses)),
+            known=tensor(log.padded(preprocessing.known(log.age), final=True)),
+            mask=tensor(log.mask),
+            end=tensor(log.padded(end)),
+            died_90d=tensor(log.stays.died_90d.astype(np.float32)),
+        )
+
+    def __len__(self) -> int:
+        """Number of stays."""
+        return len(self.died_90d)
+
+    def take(self, index: Tensor) -> Self:
+        """The stays at these positions."""
+        return type(self)(
+            self.states[index],
+            self.doses[index],
+            self.known[index],
+            self.mask[index],
+            self.end[index],
+            self.died_90d[index],
+        )
+
+
+def ridge_changes(stays: Sequences, weight: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """The linear model of each member: where the network's straight path starts from.
+
+    Args:
+        stays: The training split.
+        weight: [M, N] weight of each stay for each member.
+        penalty: L2 penalty per unit of weight.
+
+    Returns:
+        [M, 130, 39] weights and [M, 1, 39] intercepts of the change in each feature, z units.
+    """
+    inputs = torch.cat([stays.states[:, :-1], stays.doses], -1)[stays.mask].double()
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], -1)
+    following = stays.states[:, 1:][stays.mask].double()
+    change = following[:, Z_INPUTS] - inputs[:, Z_INPUTS]
+    measured = following[:, N_FEATURES : 2 * N_FEATURES]
+    ridge = penalty * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    ridge[-1, -1] = 1e-6
+    solved = []
+    for own in weight.double():
+        row_weight = own[:, None].expand(stays.mask.shape)[stays.mask]
+        used = measured * row_weight[:, None]
+        gram = torch.einsum("ri,rf,rj->fij", inputs, used, inputs)
+        moment = torch.einsum("ri,rf->fi", inputs, used * change)
+        total = used.sum(0)[:, None, None].clamp(min=1.0)
+        solved.append(torch.linalg.solve(gram + ridge * total, moment))
+    fitted = torch.stack(solved).float().transpose(1, 2)
+    return fitted[:, :-1], fitted[:, -1:]
+
+
+def sequence_loss(
+    network: EnsembleNetwork,
+    batch: Sequences,
+    weight: Tensor,
+    switch: Tensor,
+    kept: Tensor | None = None,
+) -> Tensor:
+    """Loss of each member, averaged over the batch.
+
+    Up to a stay's switch step the network sees the logged states; from it on it sees its own mean
+    predictions wherever a value was measured, and has to live with them (the measurement pattern
+    stays the logged one). Likelihoods count measured values only.
+
+    Args:
+        network: The ensemble, M members.
+        batch: B stays.
+        weight: [M, B] weight of each stay for each member.
+        switch: [B] step from which the network is on its own; T or more for never.
+        kept: [2, M, B, H] dropout factors, None for no dropout.
+
+    Returns:
+        [M] losses.
+    """
+    members, (n, steps) = network.members, batch.mask.shape
+    memory = batch.states.new_zeros(members, n, network.hidden)
+    shown = batch.states[:, 0].expand(members, -1, -1)
+    z_shown, ventilated = shown[..., Z_INPUTS], shown[..., VENTILATED_INPUT]
+    total = batch.states.new_zeros(members, n)
+    for t in range(steps):
+        alone = (t >= switch)[:, None]
+        logged = batch.states[:, t].expand(members, -1, -1)
+        z_now = torch.where(alone, z_shown, logged[..., Z_INPUTS])
+        vent_now = torch.where(alone[:, 0], ventilated, logged[..., VENTILATED_INPUT])
+        state = torch.cat(
+            [
+                z_now,
+                logged[..., N_FEATURES:VENTILATED_INPUT],
+                vent_now[..., None],
+                logged[..., -1:],
+            ],
+            -1,
+        )
+        doses = batch.doses[:, t].expand(members, -1, -1)
+        outputs, memory = network(torch.cat([state, doses], -1), memory, kept)
+        change, *_ = split_outputs(outputs)
+        following = batch.states[:, t + 1]
+        total = total + batch.mask[:, t] * _step_loss(outputs, z_now, following, batch, t)
+        measured = following[:, N_FEATURES : 2 * N_FEATURES] > 0
+        carried = torch.where(batch.known[:, t + 1], z_now, following[:, Z_INPUTS])
+        z_shown = torch.where(measured, z_now + change, carried)
+        ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()
+    return (total * weight).sum(1) / (batch.mask.sum(1) * weight).sum(1)
+
+
+def _step_loss(
+    outputs: Tensor, z_now: Tensor, following: Tensor, batch: Sequences, t: int
+) -> Tensor:
+    """[M, B] negative log-likelihood of what the step did."""
+    change, scale, measured_logit, ventilated_logit, end_logit, mortality_logit = split_outputs(
+        outputs
+    )
+    measured = following[:, N_FEATURES : 2 * N_FEATURES].expand_as(change)
+    error = (following[:, Z_INPUTS] - z_now - change) / scale
+    values = (0.5 * error**2 + scale.log() + 0.5 * math.log(2 * math.pi)) * measured
+    sampling = binary_cross_entropy_with_logits(measured_logit, measured, reduction="none")
+    ventilated = following[:, VENTILATED_INPUT].expand_as(ventilated_logit)
+    ventilation = binary_cross_entropy_with_logits(ventilated_logit, ventilated, reduction="none")
+    end = batch.end[:, t].expand(ventilated_logit.shape)
+    ending = cross_entropy(end_logit.flatten(0, 1), end.flatten(), reduction="none").view_as(end)
+    died = batch.died_90d.expand_as(mortality_logit)
+    mortality = binary_cross_entropy_with_logits(mortality_logit, died, reduction="none")
+    mortality = mortality * (end != End.DIED)  # it is the risk of those who survive the step
+    return values.sum(-1) + 0.3 * sampling.sum(-1) + ventilation + 3 * ending + mortality

@@ -1,0 +1,203 @@
+"""Trains a world model from trajectories."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from sepsis_gym import __version__
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import N_FEATURES
+from sepsis_gym.files import whole_folder
+from sepsis_gym.trajectories import Trajectories
+from world_models.checkpoint import save_world_model
+from world_models.config import TrainConfig
+from world_models.model import ClinicalWorldModel
+from world_models.network import EnsembleNetwork
+from world_models.sequences import Sequences, ridge_changes, sequence_loss
+from world_models.start_states import StartStates
+
+_LARGEST_GRADIENT = 1.0
+_RIDGE = 0.01
+
+
+def train_world_model(
+    trajectories: Trajectories, out: str | os.PathLike[str], config: TrainConfig | None = None
+) -> ClinicalWorldModel:
+    """Trains an ensemble on the training split and stops by the validation split.
+
+    The members differ in their first weights and in how much each stay counts for them (a Bayesian
+    bootstrap). After every epoch the state of the training is kept beside ``out``; a run with the
+    same data and settings goes on from it.
+
+    Args:
+        trajectories: A whole cohort, causally aligned.
+        out: Checkpoint folder.
+        config: Size and training.
+
+    Raises:
+        ConfigError: The cohort pairs states and actions of one bin; dynamics learned from it would
+            see the action's effect before the action.
+        UnknownNameError: The training or validation split is empty.
+    """
+    config = config or TrainConfig()
+    if trajectories.preprocessing.alignment != "causal":
+        raise ConfigError("a world model needs a cohort of causal alignment, not same_window")
+    train, validation = trajectories.split("train"), trajectories.split("validation")
+    run = _Run(train, validation, config)
+    target = Path(out)
+    state = target.parent / f".{target.name}-training"
+    run.resume(state, trajectories.content_hash)
+    with tqdm(total=config.epochs, initial=run.epoch, desc="world model", disable=None) as bar:
+        while run.epoch < config.epochs and run.epoch - run.best_epoch <= config.patience:
+            run.train_epoch()
+            bar.set_postfix(validation=f"{run.best_loss:.3f}", best=run.best_epoch)
+            bar.update()
+            run.keep(state, trajectories.content_hash)
+    weights = {name: tensor.cpu().numpy() for name, tensor in run.best.items()}
+    starts = StartStates.fit(train, np.random.default_rng(config.seed))
+    model = ClinicalWorldModel(trajectories.preprocessing, weights, starts)
+    save_world_model(model, target, _provenance(trajectories, run))
+    shutil.rmtree(state, ignore_errors=True)
+    return model
+
+
+def _provenance(trajectories: Trajectories, run: "_Run") -> dict[str, Any]:
+    return {
+        "cohort": trajectories.manifest.source,
+        "credentialed": trajectories.manifest.credentialed,
+        "content_hash": trajectories.content_hash,
+        "n_stays": len(run.train),
+        "config": asdict(run.config),
+        "best_epoch": run.best_epoch,
+        "validation_loss": round(run.best_loss, 6),
+        "sepsis_gym": __version__,
+    }
+
+
+class _Run:
+    """A training under way."""
+
+    def __init__(self, train: Trajectories, validation: Trajectories, config: TrainConfig) -> None:
+        self.config = config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.network = EnsembleNetwork(config.members, config.hidden, self.generator)
+        self.network.to(config.device)
+        self.train = Sequences.of(train, config.device)
+        self.validation = Sequences.of(validation, config.device)
+        weight = torch.empty(config.members, len(self.train))
+        self.stay_weight = weight.exponential_(generator=self.generator).to(config.device)
+        if config.members == 1:
+            self.stay_weight = torch.ones_like(self.stay_weight)
+        weights, intercepts = ridge_changes(self.train, self.stay_weight, _RIDGE)
+        with torch.no_grad():
+            self.network.direct_weight[..., :N_FEATURES] = weights
+            self.network.output_bias[..., :N_FEATURES] = intercepts
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.epoch, self.best_epoch = 0, 0
+        self.best, self.best_loss = self._copy(), self.validation_loss()
+
+    def train_epoch(self) -> None:
+        """One pass over the training split, then the validation loss."""
+        config = self.config
+        # each epoch has a stream of its own, so that a resumed run draws what it would have drawn
+        generator = torch.Generator().manual_seed(config.seed * 100_003 + self.epoch)
+        order = torch.randperm(len(self.train), generator=generator)
+        for index in order.split(config.batch_size):  # type: ignore[no-untyped-call]
+            batch = self.train.take(index.to(config.device))
+            switch = _switch_steps(batch, config.open_loop_share, generator)
+            kept = self._dropout(len(index), generator)
+            loss = self._loss(batch, self.stay_weight[:, index], switch, kept).sum()
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
+            self.optimizer.step()
+        self.epoch += 1
+        loss_now = self.validation_loss()
+        if loss_now < self.best_loss:
+            self.best_loss, self.best_epoch, self.best = loss_now, self.epoch, self._copy()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean over members of the loss with and without the logged states from step 2 on."""
+        n = len(self.validation)
+        weight = torch.ones(self.config.members, n, device=self.config.device)
+        never = self.validation.mask.shape[1]
+        losses = [
+            self._loss(self.validation, weight, torch.full((n,), at, device=self.config.device))
+            for at in (never, 2)
+        ]
+        return float(torch.stack(losses).mean())
+
+    def keep(self, folder: Path, data: str) -> None:
+        """Writes the state of the training."""
+        tensors = {f"network.{k}": v.contiguous() for k, v in self.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
+        progress = {"of": self._fingerprint(data), "epoch": self.epoch}
+        progress |= {"best_epoch": self.best_epoch, "best_loss": self.best_loss}
+        with whole_folder(folder) as temporary:
+            save_file(tensors, temporary / "state.safetensors", {"epoch": str(self.epoch)})
+            (temporary / "progress.json").write_text(json.dumps(progress))
+
+    def resume(self, folder: Path, data: str) -> None:
+        """Goes on from a kept state of the same run, if there is one."""
+        try:
+            progress = json.loads((folder / "progress.json").read_text())
+            tensors = load_file(folder / "state.safetensors", self.config.device)
+        except (OSError, ValueError):
+            return
+        if progress["of"] != self._fingerprint(data):
+            return
+        self.epoch, self.best_epoch = progress["epoch"], progress["best_epoch"]
+        self.best_loss = progress["best_loss"]
+        self.network.load_state_dict(_under("network.", tensors))
+        self.best = _under("best.", tensors)
+        state = self.optimizer.state_dict()
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, key = name.split(".")
+            state["state"].setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(state)
+
+    def _dropout(self, n: int, generator: torch.Generator) -> Tensor:
+        config = self.config
+        drawn = torch.rand(2, config.members, n, config.hidden, generator=generator)
+        return ((drawn >= config.dropout) / (1 - config.dropout)).to(config.device)
+
+    def _loss(
+        self, batch: Sequences, weight: Tensor, switch: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
+        device = torch.device(self.config.device).type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
+            return sequence_loss(self.network, batch, weight, switch, kept)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    def _fingerprint(self, data: str) -> str:
+        settings = json.dumps([asdict(self.config), data], sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _switch_steps(batch: Sequences, share: float, generator: torch.Generator) -> Tensor:
+    """[B] step from which each stay is open loop, beyond its end for most of the others."""
+    n, steps = batch.mask.shape
+    at = torch.randint(0, max(steps - 1, 1), (n,), generator=generator)
+    never = torch.rand(n, generator=generator) >= share
+    return torch.where(never, steps, at).to(batch.mask.device)
