@@ -28,7 +28,7 @@ class TrainConfig:
     hidden: int = 64
     epochs: int = 60
     patience: int = 8
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.3
     dropout: float = 0.3

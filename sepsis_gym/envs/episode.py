@@ -11,7 +11,8 @@ from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.reward import RewardConfig, known_lactate, step_reward
 
-ONGOING_OUTCOME = -1
+UNKNOWN = -1
+"""Outcome or risk not known yet; no NaN, so that equal infos compare equal."""
 _PER_EPISODE = ("sofa", "end", "died_90d", "mortality_90d", "epistemic")
 
 
@@ -24,7 +25,7 @@ class EpisodeState:
         sofa: [n] their SOFA.
         end: [n] :class:`~sepsis_gym.dynamics.End` codes.
         died_90d: [n] 0 or 1 once the episode is over, else -1.
-        mortality_90d: [n] predicted 90-day mortality; NaN before the first step.
+        mortality_90d: [n] predicted 90-day mortality; -1 where nothing predicted it.
         epistemic: [n] the model's disagreement about the last step.
     """
 
@@ -61,8 +62,8 @@ def begin(patients: Patients, preprocessing: Preprocessing) -> EpisodeState:
         patients=patients,
         sofa=patients.sofa(preprocessing),
         end=np.full(n, End.ONGOING, np.int8),
-        died_90d=np.full(n, ONGOING_OUTCOME, np.int8),
-        mortality_90d=np.full(n, np.nan, np.float32),
+        died_90d=np.full(n, UNKNOWN, np.int8),
+        mortality_90d=np.full(n, UNKNOWN, np.float32),
         epistemic=np.zeros(n, np.float32),
     )
 
@@ -112,7 +113,7 @@ def advance(
         patients=patients,
         sofa=sofa,
         end=end,
-        died_90d=np.where(over, died, ONGOING_OUTCOME).astype(np.int8),
+        died_90d=np.where(over, died, UNKNOWN).astype(np.int8),
         mortality_90d=transition.mortality_90d,
         epistemic=transition.epistemic,
     )

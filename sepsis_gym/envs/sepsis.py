@@ -60,7 +60,7 @@ class SepsisEnv(PatientEnv):
     | ``ventilated``, ``sofa`` | invasive ventilation; SOFA of the state |
     | ``previous_action``, ``previous_fluid_ml``, ``previous_norepinephrine_equivalent`` | what led here |
     | ``step``, ``hours`` | decisions taken; hours since ICU admission |
-    | ``mortality_90d`` | predicted probability of death by day 90 (NaN at reset) |
+    | ``mortality_90d`` | predicted probability of death by day 90 (-1 at reset) |
     | ``epistemic`` | disagreement of the ensemble about the last step, in mean z-score units |
     | ``end`` | code of ``sepsis_gym.dynamics.End`` |
     | ``died_90d`` | -1 while ongoing, then 0 or 1 |

@@ -1,0 +1,75 @@
+"""``sepsis-gym demo``: the whole path on made-up patients."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes
+
+from evaluation import EvaluationConfig
+from sepsis_gym.agent import Agent
+from sepsis_gym.cli.cohort import build_provisional, print_cohort
+from sepsis_gym.cli.evaluate import LLMConfig, score
+from sepsis_gym.cohort.assemble import AssemblyConfig
+from sepsis_gym.trajectories import Trajectories
+from world_models import TrainConfig
+
+_AGENTS = ("clinician", "bcq", "cql")
+
+
+def demo(
+    out: Path = Path("runs/demo"),
+    patients: int = 1000,
+    seed: int = 0,
+    epochs: int | None = None,
+    gradient_steps: int | None = None,
+    llm: Annotated[LLMConfig, OmitArgPrefixes] = LLMConfig(),  # noqa: B008
+) -> None:
+    """Makes a small synthetic cohort, trains a world model, BCQ and CQL, and scores everything.
+
+    Research software, never for patient care. The made-up patients come from a provisional
+    generator, so the table shows that the path works, not which agent is better.
+
+    Args:
+        out: Folder for everything that is made.
+        patients: Size of the cohort.
+        seed: Of the cohort, the trainings and the bootstrap.
+        epochs: Of the world model; its default if not given.
+        gradient_steps: Of BCQ and CQL; their default if not given.
+        llm: With --base-url and --llm-model the language-model agent is scored as well.
+    """
+    from agents import train_agent
+    from agents.offline import OfflineConfig
+    from world_models.training import train_world_model
+
+    console = Console()
+    console.rule("1  synthetic cohort (provisional generator)")
+    trajectories = _cohort(out / "cohort", patients, seed)
+    console.rule("2  world model")
+    training = TrainConfig(seed=seed)
+    if epochs is not None:
+        training = replace(training, epochs=epochs)
+    model = train_world_model(trajectories, out / "world-model", training)
+    console.rule("3  agents")
+    offline = OfflineConfig()
+    if gradient_steps is not None:
+        offline = replace(offline, n_steps=gradient_steps)
+    agents: dict[str, Agent] = {}
+    for name in _AGENTS:
+        folder = out / "agents" / name
+        config = None if name == "clinician" else offline
+        agents[name] = train_agent(name, trajectories, folder, config=config, seed=seed)
+    console.rule("4  off-policy evaluation on held-out stays")
+    evaluation = EvaluationConfig(seed=seed)
+    results = score(trajectories, agents, out / "results", model=model, llm=llm, config=evaluation)
+    print(results.to_text())
+    if llm.base_url is None:
+        print("no language-model agent: serve a model and give --base-url and --llm-model")
+    print(f"written to {out}: cohort/, world-model/, agents/, results/")
+
+
+def _cohort(folder: Path, patients: int, seed: int) -> Trajectories:
+    trajectories = build_provisional(folder, patients, seed, AssemblyConfig())
+    print_cohort(trajectories, folder)
+    return trajectories

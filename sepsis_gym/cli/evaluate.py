@@ -1,0 +1,132 @@
+"""``sepsis-gym evaluate``: score agents on a cohort's held-out stays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+from evaluation import EvaluationConfig, Results, evaluate_agents
+from sepsis_gym.actions import N_ACTIONS, encode_action
+from sepsis_gym.agent import Agent
+from sepsis_gym.dynamics import TransitionModel
+from sepsis_gym.envs import SepsisVectorEnv
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.registration import resolve_model
+from sepsis_gym.trajectories import Trajectories
+
+_ROLLOUT_ENVS = 64
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """The language model behind the agent ``llm``.
+
+    Attributes:
+        base_url: OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.
+        llm_model: Name of the served model.
+        allow_host: Hosts beyond this machine that credentialed rows may be sent to.
+    """
+
+    base_url: str | None = None
+    llm_model: str | None = None
+    allow_host: tuple[str, ...] = ()
+
+
+def evaluate(
+    cohort: Path,
+    out: Path,
+    agents: tuple[str, ...] = (),
+    world_model: str | None = "default",
+    llm: Annotated[LLMConfig, OmitArgPrefixes] = LLMConfig(),
+    config: Annotated[EvaluationConfig, OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
+) -> None:
+    """Scores agents off-policy on the test split, beside clinicians and constant baselines.
+
+    Args:
+        cohort: Folder written by ``sepsis-gym cohort``.
+        out: Folder for results.txt, results.csv and results.json.
+        agents: Agent folders, or names of agents that need no training.
+        world_model: Name or folder of the world model that agents simulate with, and in which
+            their return is measured if it was trained on this cohort; None for none.
+        llm: With --base-url and --llm-model the language-model agent is scored as well.
+        config: Settings of the evaluation.
+    """
+    from agents import load_agent, make_agent
+
+    trajectories = Trajectories.load(cohort)
+    model = None if world_model is None else resolve_model(world_model)
+    chosen: dict[str, Agent] = {}
+    for given in agents:
+        is_folder = Path(given).is_dir()
+        name = Path(given).resolve().name if is_folder else given
+        if name in chosen:
+            raise ConfigError(f"two agents are called {name!r}: rename a folder")
+        chosen[name] = load_agent(given) if is_folder else make_agent(given)
+    results = score(trajectories, chosen, out, model=model, llm=llm, config=config)
+    print(results.to_text())
+    print(f"written to {out}")
+
+
+def score(
+    trajectories: Trajectories,
+    agents: dict[str, Agent],
+    out: Path,
+    *,
+    model: TransitionModel | None,
+    llm: LLMConfig,
+    config: EvaluationConfig,
+) -> Results:
+    """Scores the agents and the rows every table needs, and saves the results.
+
+    Args:
+        trajectories: The cohort.
+        agents: By name.
+        out: Folder to write.
+        model: World model to simulate with.
+        llm: Where a language model is served, if one is to be scored.
+        config: Settings.
+    """
+    from agents import train_agent
+    from agents.policy import check_preprocessing
+
+    if "clinician" not in agents:
+        agents = {"clinician": train_agent("clinician", trajectories), **agents}
+    agents = {**agents, **_baselines(agents)}
+    if llm.base_url is not None:
+        agents["llm"] = _llm_agent(trajectories, agents["clinician"], llm)
+    for agent in agents.values():
+        check_preprocessing(agent, trajectories.preprocessing)
+    env = None
+    if model is not None and model.preprocessing == trajectories.preprocessing:
+        env = SepsisVectorEnv(_ROLLOUT_ENVS, model)
+    results = evaluate_agents(agents, trajectories, config, model=model, env=env)
+    results.save(out)
+    return results
+
+
+def _baselines(taken: dict[str, Agent]) -> dict[str, Agent]:
+    """Rows without which no other row can be read: doing nothing, little, much, or anything."""
+    from agents import make_agent
+
+    always = {
+        "no_treatment": make_agent("no_treatment"),
+        "low_fluid": make_agent("fixed_dose", action=int(encode_action(1, 0))),
+        "maximum_dose": make_agent("fixed_dose", action=N_ACTIONS - 1),
+        "random": make_agent("random"),
+    }
+    return {name: agent for name, agent in always.items() if name not in taken}
+
+
+def _llm_agent(trajectories: Trajectories, fallback: Agent, llm: LLMConfig) -> Agent:
+    from agents.llm import LLMAgent, OpenAIBackend
+
+    if llm.base_url is None or llm.llm_model is None:
+        raise ConfigError("the language-model agent needs --base-url and --llm-model")
+    backend = OpenAIBackend(
+        llm.base_url,
+        llm.llm_model,
+        credentialed=trajectories.manifest.credentialed,
+        allowed_hosts=llm.allow_host,
+    )
+    return LLMAgent(backend, trajectories.preprocessing, fallback=fallback)

@@ -1,0 +1,267 @@
+"""The concepts of a MIMIC-IV cohort: one SQL file each, computed by DuckDB.
+
+Big tables are read once into a filtered Parquet cache, then the files of ``sql/`` run in the order
+of ``CONCEPTS``. Item ids, limits and weights live in Python tables that the SQL sees as ``items``,
+``features``, ``charlson_codes`` and so on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from sepsis_gym.cohort.antibiotics import (
+    EXCLUDED_NAMES,
+    EXCLUDED_ROUTES,
+    antibiotic_pattern,
+    infection_rows,
+)
+from sepsis_gym.cohort.assemble import AssemblyConfig
+from sepsis_gym.cohort.charlson import charlson_rows
+from sepsis_gym.cohort.items import GAS_FIO2_ITEM, SPECIMEN_ITEM, item_rows, ventilation_rows
+from sepsis_gym.cohort.tables import TABLES, cache_table, load_small, locate
+from sepsis_gym.errors import ConfigError, EmptyCohortError, SourceError
+from sepsis_gym.features import FEATURE_INDEX, FEATURES
+from sepsis_gym.sofa import COMPONENTS, sofa_components
+
+CONCEPTS = (
+    "bins",
+    "chart_readings",
+    "lab_readings",
+    "urine",
+    "urine_bins",
+    "observations",
+    "ventilation",
+    "weight",
+    "inputs",
+    "vasopressors",
+    "fluids",
+    "charlson",
+    "gcs",
+    "blood_gases",
+    "hours",
+    "urine_24h",
+    "sofa_inputs",
+    "sofa",
+    "suspicion",
+    "sepsis",
+    "grid",
+)
+ONSET_WINDOW_HOURS = (-24, 48)
+"""When infection must be suspected, from ICU admission: later sepsis is not what is decided on."""
+PLAUSIBLE_WEIGHT_KG = (30, 300)
+RATE_CAP = 5.0
+"""Highest norepinephrine equivalent of one row, ug/kg/min; above are purges and typing errors."""
+
+Infection = Literal["sepsis3_or_fallback", "sepsis3", "fallback"]
+
+
+@dataclass(frozen=True)
+class MimicConfig:
+    """Which stays make the cohort, and what the build may use.
+
+    Attributes:
+        min_age: Youngest age at hospital admission, years.
+        min_hours: Shortest time in the ICU, h.
+        first_stay_only: Whether to keep each patient's first ICU stay only.
+        infection: ``sepsis3`` needs antibiotics and cultures; ``fallback`` antibiotics and an
+            infection code; ``sepsis3_or_fallback`` uses the fallback for admissions that have no
+            culture at all.
+        memory_limit: Most memory DuckDB may use.
+        threads: Threads DuckDB may use; None for all.
+    """
+
+    min_age: int = 18
+    min_hours: float = 8
+    first_stay_only: bool = False
+    infection: Infection = "sepsis3_or_fallback"
+    memory_limit: str = "4GB"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Rejects settings no cohort can be built with."""
+        if self.infection not in ("sepsis3_or_fallback", "sepsis3", "fallback"):
+            raise ConfigError(
+                "infection must be sepsis3_or_fallback, sepsis3 or fallback, "
+                f"got {self.infection!r}"
+            )
+        if (
+            self.min_age < 0
+            or self.min_hours < 0
+            or (self.threads is not None and self.threads < 1)
+        ):
+            raise ConfigError("min_age and min_hours must be 0 or more, threads 1 or more")
+
+
+def run_concepts(
+    mimic_dir: Path, cache: Path, config: MimicConfig, assembly: AssemblyConfig
+) -> duckdb.DuckDBPyConnection:
+    """Computes every concept for the stays that pass age, length and order of stay.
+
+    Args:
+        mimic_dir: A MIMIC-IV folder.
+        cache: Folder of the filtered tables.
+        config: Which stays.
+        assembly: Clock and alignment.
+
+    Returns:
+        A connection that holds one table per concept.
+
+    Raises:
+        SourceError: A table is missing or cannot be read.
+        SchemaError: A table lacks a column or a column holds the wrong type.
+        EmptyCohortError: No stay is left.
+    """
+    if not mimic_dir.is_dir():
+        raise SourceError(f"{mimic_dir}: no such folder; give the one that holds hosp/ and icu/")
+    source_files = locate(mimic_dir)
+    connection = _connect(config, cache)
+    _register(connection, config, assembly)
+    load_small(connection, source_files)
+    run_concept(connection, "stays")
+    connection.execute("CREATE TABLE flow (position INTEGER, rule VARCHAR, stays BIGINT)")
+    keep_stays(connection, list(_admission_rules(config)))
+    selection = _selection(connection)
+    big = [table for table in TABLES if table.kept]
+    with tqdm(total=len(big) + len(CONCEPTS), desc="MIMIC-IV cohort", disable=None) as progress:
+        for table in big:
+            progress.set_postfix_str(table.path)
+            cache_table(connection, table, source_files[table.name], cache, selection)
+            progress.update()
+        for concept in CONCEPTS:
+            progress.set_postfix_str(concept)
+            run_concept(connection, concept)
+            progress.update()
+    return connection
+
+
+def _connect(config: MimicConfig, cache: Path) -> duckdb.DuckDBPyConnection:
+    settings: dict[str, Any] = {
+        "memory_limit": config.memory_limit,
+        "preserve_insertion_order": False,
+        "temp_directory": str(cache / "spill"),
+    }
+    if config.threads is not None:
+        settings["threads"] = config.threads
+    try:
+        return duckdb.connect(config=settings)
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"memory_limit {config.memory_limit!r} or threads {config.threads!r} is not "
+            "understood; write memory as in '4GB'"
+        ) from error
+
+
+def run_concept(connection: duckdb.DuckDBPyConnection, concept: str) -> None:
+    """Computes one concept into the table of its name."""
+    if concept == "sofa":
+        _score_sofa(connection)
+    sql = files("sepsis_gym.cohort").joinpath("sql", f"{concept}.sql").read_text()
+    connection.execute(f"CREATE OR REPLACE TABLE {concept} AS\n{sql}")
+
+
+def _register(
+    connection: duckdb.DuckDBPyConnection, config: MimicConfig, assembly: AssemblyConfig
+) -> None:
+    """Hands the Python tables and settings to the SQL."""
+    variables: dict[str, Any] = {
+        "step_hours": assembly.step_hours,
+        "labs_at": "reported" if assembly.alignment == "causal" else "drawn",
+        "specimen_item": SPECIMEN_ITEM,
+        "gas_fio2_item": GAS_FIO2_ITEM,
+        "weight_low": PLAUSIBLE_WEIGHT_KG[0],
+        "weight_high": PLAUSIBLE_WEIGHT_KG[1],
+        "rate_cap": RATE_CAP,
+        "infection": config.infection,
+        "onset_from": ONSET_WINDOW_HOURS[0],
+        "onset_to": ONSET_WINDOW_HOURS[1],
+        "antibiotics": antibiotic_pattern(),
+    }
+    for name, value in variables.items():
+        connection.execute(f"SET VARIABLE {name} = ?", [value])
+    features = [(f.name, f.kind, f.low, f.high, FEATURE_INDEX[f.name]) for f in FEATURES]
+    tables: dict[str, tuple[str, Sequence[tuple[Any, ...]]]] = {
+        "items": ("source itemid role factor unit", item_rows()),
+        "features": ("name kind low high position", features),
+        "ventilation_text": ("role value status rank", ventilation_rows()),
+        "charlson_codes": ("comorbidity slot icd_version prefix weight", charlson_rows()),
+        "infection_codes": ("icd_version prefix", infection_rows()),
+        "excluded_routes": ("pattern", [(pattern,) for pattern in EXCLUDED_ROUTES]),
+        "excluded_names": ("pattern", [(pattern,) for pattern in EXCLUDED_NAMES]),
+    }
+    for name, (columns, rows) in tables.items():
+        _create(connection, name, dict(zip(columns.split(), zip(*rows, strict=True), strict=True)))
+
+
+def _create(connection: duckdb.DuckDBPyConnection, name: str, columns: dict[str, Any]) -> None:
+    connection.register("incoming", pa.table(columns))
+    connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming")
+    connection.unregister("incoming")
+
+
+def _selection(connection: duckdb.DuckDBPyConnection) -> str:
+    """Changes whenever other rows would be cached: other stays, items or antibiotics."""
+    query = (
+        "SELECT (SELECT md5(string_agg(stays::VARCHAR, ' ' ORDER BY stay_id)) FROM stays) || "
+        "(SELECT md5(string_agg(items::VARCHAR, ' ' ORDER BY source, itemid)) FROM items) || "
+        "md5(getvariable('antibiotics'))"
+    )
+    row = connection.execute(query).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _score_sofa(connection: duckdb.DuckDBPyConnection) -> None:
+    """Turns ``sofa_inputs`` into ``sofa_points`` by the project's one SOFA."""
+    hourly = {
+        name: np.ma.filled(column.astype(np.float64), np.nan) if np.ma.isMA(column) else column
+        for name, column in connection.execute("SELECT * FROM sofa_inputs").fetchnumpy().items()
+    }
+    # Gases under ventilation and without it in the same hour: the worse of the two counts.
+    points = sofa_components(
+        pao2_fio2=np.stack([hourly["pao2_fio2_ventilated"], hourly["pao2_fio2_unventilated"]]),
+        ventilated=np.array([[True], [False]]),
+        platelet=hourly["platelet"],
+        bilirubin_total=hourly["bilirubin_total"],
+        meanbp=hourly["meanbp"],
+        norepinephrine=hourly["norepinephrine"],
+        dopamine=hourly["dopamine"],
+        dobutamine=hourly["dobutamine"],
+        gcs=hourly["gcs"],
+        creatinine=hourly["creatinine"],
+        urine_24h=hourly["urine_24h"],
+    ).max(axis=0)
+    organs = {name: points[:, index] for index, name in enumerate(COMPONENTS)}
+    keys = {name: hourly[name].astype(np.int64) for name in ("stay_id", "hour")}
+    _create(connection, "sofa_points", {**keys, **organs})
+
+
+def _admission_rules(config: MimicConfig) -> Iterator[tuple[str, str]]:
+    yield "ICU stays with an admission and a patient", "TRUE"
+    yield f"{config.min_age} years or older", f"age >= {config.min_age}"
+    yield f"{config.min_hours:g} h or longer in the ICU", f"hours >= {config.min_hours}"
+    if config.first_stay_only:
+        yield "first ICU stay of the patient", "admission_order = 1"
+
+
+def keep_stays(connection: duckdb.DuckDBPyConnection, rules: list[tuple[str, str]]) -> None:
+    """Applies inclusion rules to ``stays`` in turn and notes how many stays each leaves.
+
+    Raises:
+        EmptyCohortError: A rule leaves none.
+    """
+    for rule, condition in rules:
+        connection.execute(f"DELETE FROM stays WHERE NOT coalesce({condition}, FALSE)")
+        connection.execute(
+            "INSERT INTO flow SELECT (SELECT count(*) FROM flow), ?, (SELECT count(*) FROM stays)",
+            [rule],
+        )
+        if connection.execute("FROM stays LIMIT 1").fetchone() is None:
+            raise EmptyCohortError(
+                f"no stay is left after the rule {rule!r}; loosen it or check the source"
+            )

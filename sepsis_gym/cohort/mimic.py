@@ -1,0 +1,130 @@
+"""Sepsis cohorts from a MIMIC-IV folder."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
+from sepsis_gym.cohort.concepts import (
+    ONSET_WINDOW_HOURS,
+    MimicConfig,
+    keep_stays,
+    run_concept,
+    run_concepts,
+)
+from sepsis_gym.dynamics import End
+from sepsis_gym.features import N_FEATURES
+from sepsis_gym.preprocessing import HORIZON_HOURS
+from sepsis_gym.trajectories import Trajectories
+
+__all__ = ["MimicConfig", "build_mimic"]
+
+
+def build_mimic(
+    mimic_dir: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: MimicConfig | None = None,
+    assembly: AssemblyConfig | None = None,
+    *,
+    credentialed: bool = True,
+    source: str | None = None,
+) -> Trajectories:
+    """Builds a sepsis cohort and saves it.
+
+    Args:
+        mimic_dir: A MIMIC-IV folder, v2.2 or later, of ``.csv.gz``, ``.csv`` or ``.parquet``.
+        out: Folder of the cohort; the filtered tables stay in its ``cache``.
+        config: Which stays.
+        assembly: Clock, alignment, splits, reward.
+        credentialed: Whether a data use agreement forbids sharing rows with third parties.
+        source: Name and version of the data, for the manifest; the folder's name if not given.
+
+    Returns:
+        The cohort, as saved, with the cohort flow and the counts of repairs in its manifest.
+
+    Raises:
+        SourceError: A table is missing or cannot be read.
+        SchemaError: A table lacks a column or a column holds the wrong type.
+        EmptyCohortError: No stay is left; names the rule that removed the last one.
+    """
+    config, assembly = config or MimicConfig(), assembly or AssemblyConfig()
+    folder, target = Path(mimic_dir), Path(out)
+    with run_concepts(folder, target / "cache", config, assembly) as connection:
+        keep_stays(connection, list(_sepsis_rules(config, assembly)))
+        flow = tuple(
+            connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
+        )
+        cohort = _raw_cohort(connection, assembly)
+        run_concept(connection, "notes")
+        notes = dict(connection.execute("SELECT note, n FROM notes ORDER BY note").fetchall())
+    trajectories = assemble(
+        cohort,
+        assembly,
+        source=source or folder.resolve().name,
+        credentialed=credentialed,
+        build={"mimic": asdict(config)},
+        flow=flow,
+        notes=notes,
+    )
+    trajectories.save(target)
+    return trajectories
+
+
+def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tuple[str, str]]:
+    start, stop = ONSET_WINDOW_HOURS
+    septic = "SELECT stay_id FROM sepsis"
+    yield f"two steps of {assembly.step_hours} h or more", f"hours > {assembly.step_hours}"
+    yield (
+        f"infection ({config.infection}) suspected {start} to {stop} h from ICU admission",
+        f"stay_id IN ({septic})",
+    )
+    yield (
+        "SOFA of 2 or more from 48 h before to 24 h after",
+        f"stay_id IN ({septic} WHERE septic)",
+    )
+
+
+def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig) -> RawCohort:
+    """Lays the stays left out as arrays, at most the horizon and one bin more of each."""
+    last = HORIZON_HOURS // assembly.step_hours
+    connection.execute(
+        "CREATE OR REPLACE TEMP VIEW kept AS SELECT row_number() OVER (ORDER BY stay_id, bin) - 1 "
+        f"AS row, g.* FROM grid g JOIN stays USING (stay_id) WHERE bin <= {last}"
+    )
+    rows = connection.execute("SELECT * FROM kept ORDER BY row").fetchnumpy()
+    long = connection.execute(
+        "SELECT k.row, f.position, o.value FROM observations o "
+        "JOIN features f ON f.name = o.feature JOIN kept k USING (stay_id, bin)"
+    ).fetchnumpy()
+    raw = np.full((len(rows["bin"]), N_FEATURES), np.nan, np.float32)
+    raw[long["row"], long["position"]] = long["value"]
+    stays = connection.execute(
+        "SELECT * FROM stays JOIN charlson USING (stay_id) ORDER BY stay_id"
+    ).fetchnumpy()
+    n_bins = np.ceil(stays["hours"] / assembly.step_hours).astype(np.int64)
+    end = np.where(stays["died_in_icu"], End.DIED, End.DISCHARGED)
+    columns: dict[str, tuple[NDArray[Any], type]] = {
+        "stay_id": (stays["stay_id"], np.int64),
+        "subject_id": (stays["subject_id"], np.int64),
+        "age": (stays["age"], np.float32),
+        "male": (stays["male"], np.bool_),
+        "charlson": (stays["charlson"], np.float32),
+        "died_in_hospital": (stays["died_in_hospital"], np.bool_),
+        "died_90d": (stays["died_90d"], np.bool_),
+        "end": (np.where(n_bins > last + 1, End.HORIZON, end), np.int8),
+    }
+    return RawCohort(
+        stays={name: np.asarray(column, dtype) for name, (column, dtype) in columns.items()},
+        offsets=np.concatenate([[0], np.cumsum(np.minimum(n_bins, last + 1))]).astype(np.int64),
+        raw=raw,
+        ventilated=np.asarray(rows["ventilated"], np.bool_),
+        fluid_ml=np.asarray(rows["fluid_ml"], np.float32),
+        norepinephrine_equivalent=np.asarray(rows["norepinephrine_equivalent"], np.float32),
+        sofa_24h=np.ma.filled(rows["sofa_24h"].astype(np.float32), np.nan),
+    )

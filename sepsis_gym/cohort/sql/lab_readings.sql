@@ -1,0 +1,20 @@
+-- Laboratory values of the dynamic features; kept by patient and time, as hadm_id may be missing.
+-- Inputs:  labevents, items, features; variable specimen_item (text: type of the tube)
+-- Output:  subject_id, specimen_id, feature, drawn_at, reported_at, value; in_range; usable: FALSE
+--          for a gas whose tube is not marked arterial.
+WITH specimens AS (
+    SELECT specimen_id, max(trim(value)) AS specimen
+    FROM labevents
+    WHERE itemid = getvariable('specimen_item')
+    GROUP BY specimen_id
+)
+SELECT l.subject_id, l.specimen_id, f.name AS feature, l.charttime AS drawn_at,
+    greatest(l.charttime, coalesce(l.storetime, l.charttime)) AS reported_at,
+    l.valuenum AS value,
+    l.valuenum BETWEEN f.low AND f.high AS in_range,
+    f.kind <> 'gas' OR coalesce(s.specimen = 'ART.', FALSE) AS usable
+FROM labevents l
+JOIN items i ON i.source = 'labevents' AND i.itemid = l.itemid
+JOIN features f ON f.name = i.role
+LEFT JOIN specimens s USING (specimen_id)
+WHERE l.valuenum IS NOT NULL
