@@ -239,7 +239,7 @@ def _agent_row(
         rollout = _rollout(env, agent, config)
     return Row(
         agent=name,
-        policy=f"{name}, softened {softening:.3g} uniform" if softening else name,
+        policy=f"{name} + {softening:.3g} uniform" if softening else name,
         trust=trust,
         reasons=reasons,
         estimates=estimates,

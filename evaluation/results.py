@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -107,7 +108,7 @@ class Results:
         """Plain JSON types; a number that does not exist is None, with a reason beside it."""
         return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **_plain(self)}
 
-    def to_text(self, *, color: bool = False, width: int = 180) -> str:
+    def to_text(self, *, color: bool = False, width: int = 150) -> str:
         """The table, its warnings and notes; rows that are not ok are marked, and dim in color.
 
         Args:
@@ -140,7 +141,8 @@ class Results:
 
     def _table(self) -> Table:
         simulated = any(row.world_model_return for row in self.rows)
-        table = Table(title=Text(f"{self.cohort['n_stays']} held-out stays"), show_lines=True)
+        title = Text(f"{self.cohort['n_stays']} held-out stays")
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
         table.add_column("Policy", overflow="fold")
         for title in (*_COLUMNS.values(), "ESS", "Mean rho", "Largest weight", "Adherence"):
             table.add_column(title, justify="right")

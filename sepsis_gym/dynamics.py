@@ -27,8 +27,8 @@ class Transition:
     Attributes:
         patients: The patients one step later (also those whose stay has just ended).
         end: [n] :class:`End` codes; ``HORIZON`` is the environment's to set, never the model's.
-        mortality_90d: [n] predicted probability of death within 90 days, given survival of the
-            step.
+        mortality_90d: [n] predicted probability of death within 90 days of those who survive the
+            step, given whether they were discharged in it.
         epistemic: [n] disagreement of the ensemble about the step, in mean z-score units.
     """
 
@@ -51,7 +51,7 @@ class Simulation:
         sofa: [k] SOFA of the predicted state.
         died: [k] probability of death in the step.
         discharged: [k] probability of ICU discharge in the step.
-        mortality_90d: [k] probability of death within 90 days.
+        mortality_90d: [k] probability of death within 90 days, in the step or after it.
         epistemic: [k] disagreement of the ensemble, in mean z-score units.
     """
 

@@ -85,7 +85,8 @@ class ClinicalWorldModel:
             step=patients.step + 1,
             memory=memory,
         )
-        mortality = expit(outputs[..., -1]).mean(0)
+        risks = expit(outputs[..., -2:]).mean(0)
+        mortality = risks[np.arange(n), (ending == End.DISCHARGED).astype(int)]
         disagreement = outputs[..., :N_FEATURES].std(0).mean(-1)
         return Transition(following, ending.astype(np.int8), mortality, disagreement)
 
@@ -117,7 +118,7 @@ class ClinicalWorldModel:
             sofa=state_sofa(values, known, ventilation > 0.5, doses),
             died=ending[:, End.DIED],
             discharged=ending[:, End.DISCHARGED],
-            mortality_90d=expit(outputs[..., -1]).mean(0),
+            mortality_90d=_risk(outputs),
             epistemic=outputs[..., :N_FEATURES].std(0).mean(-1),
         )
 
@@ -182,7 +183,7 @@ class ClinicalWorldModel:
             "scale": np.sqrt((scale**2).mean(0) + change.var(0)),
             "ventilated": ventilated.mean(0),
             "end": end.mean(0),
-            "mortality_90d": expit(outputs[..., -1]).mean(0),
+            "mortality_90d": _risk(outputs),
             "epistemic": change.std(0).mean(-1),
         }
 
@@ -192,7 +193,7 @@ class ClinicalWorldModel:
         fluid_ml: NDArray[np.floating],
         norepinephrine_equivalent: NDArray[np.floating],
     ) -> tuple[_Floats, _Floats, _Floats]:
-        """Outputs [M, n, 122], the next memory [n, M, H + 1], and the present z-scores [n, 39]."""
+        """Outputs [M, n, 123], the next memory [n, M, H + 1], and the present z-scores [n, 39]."""
         state = state_inputs(patients, self.preprocessing)
         doses = dose_inputs(fluid_ml, norepinephrine_equivalent, self.preprocessing)
         inputs = np.concatenate([state, doses], axis=1)
@@ -211,7 +212,7 @@ class ClinicalWorldModel:
         return outputs, following, state[:, Z_INPUTS]
 
     def _cell(self, member: int, inputs: _Floats, memory: _Floats) -> tuple[_Floats, _Floats]:
-        """``EnsembleNetwork.forward`` of one member: [n, 130], [n, H] to [n, 122], [n, H]."""
+        """``EnsembleNetwork.forward`` of one member: [n, 130], [n, H] to [n, 123], [n, H]."""
         w, size = self.weights, self.hidden
         from_inputs = inputs @ w["input_weight"][member] + w["input_bias"][member]
         from_memory = memory @ w["recurrent_weight"][member] + w["recurrent_bias"][member]
@@ -223,6 +224,14 @@ class ClinicalWorldModel:
         hidden = np.maximum(seen @ w["head_weight"][member] + w["head_bias"][member], 0)
         direct = inputs @ w["direct_weight"][member] + w["output_bias"][member]
         return hidden @ w["output_weight"][member] + direct, following
+
+
+def _risk(outputs: _Floats) -> _Floats:
+    """[n] probability of death within 90 days, whatever the step brings, from [M, n, 123]."""
+    end = softmax(outputs[..., 3 * N_FEATURES + 1 : 3 * N_FEATURES + 4], axis=-1)
+    staying, leaving = np.moveaxis(expit(outputs[..., -2:]), -1, 0)
+    risk = end[..., End.DIED] + end[..., End.ONGOING] * staying + end[..., End.DISCHARGED] * leaving
+    return risk.mean(0)
 
 
 def _split(outputs: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats, _Floats]:

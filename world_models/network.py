@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 from sepsis_gym.features import N_FEATURES
 from world_models.inputs import N_INPUTS
 
-N_OUTPUTS = 3 * N_FEATURES + 5
+N_OUTPUTS = 3 * N_FEATURES + 6
 LEAST_SCALE = 0.02
 """Smallest predicted standard deviation, z units: keeps a likelihood from being bought with it."""
 
@@ -60,7 +60,7 @@ class EnsembleNetwork(nn.Module):
                 step of a stay (Gal & Ghahramani 2016).
 
         Returns:
-            [M, B, 122] outputs and [M, B, H] the next hidden state.
+            [M, B, 123] outputs and [M, B, H] the next hidden state.
         """
         if kept is not None:
             memory = memory * kept[0]
@@ -81,11 +81,12 @@ class EnsembleNetwork(nn.Module):
 
 
 def split_outputs(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Names the blocks of [..., 122].
+    """Names the blocks of [..., 123].
 
     Returns:
         change [..., 39] and its scale [..., 39] in z units; measurement logits [..., 39];
-        ventilation logit [...]; end-of-stay logits [..., 3]; 90-day mortality logit [...].
+        ventilation logit [...]; end-of-stay logits [..., 3]; 90-day mortality logits [..., 2] of
+        a patient who stays on and of one who is discharged in the step.
     """
     n = N_FEATURES
     return (
@@ -94,5 +95,5 @@ def split_outputs(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
         outputs[..., 2 * n : 3 * n],
         outputs[..., 3 * n],
         outputs[..., 3 * n + 1 : 3 * n + 4],
-        outputs[..., 3 * n + 4],
+        outputs[..., 3 * n + 4 :],
     )

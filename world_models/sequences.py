@@ -175,7 +175,10 @@ def _step_loss(
     ventilation = binary_cross_entropy_with_logits(ventilated_logit, ventilated, reduction="none")
     end = batch.end[:, t].expand(ventilated_logit.shape)
     ending = cross_entropy(end_logit.flatten(0, 1), end.flatten(), reduction="none").view_as(end)
-    died = batch.died_90d.expand_as(mortality_logit)
-    mortality = binary_cross_entropy_with_logits(mortality_logit, died, reduction="none")
-    mortality = mortality * (end != End.DIED)  # it is the risk of those who survive the step
+    # those who leave are not those who stay: the risk of each is its own
+    leaves = (end == End.DISCHARGED).long()[..., None]
+    risk_logit = mortality_logit.gather(-1, leaves).squeeze(-1)
+    died = batch.died_90d.expand_as(risk_logit)
+    mortality = binary_cross_entropy_with_logits(risk_logit, died, reduction="none")
+    mortality = mortality * (end != End.DIED)
     return values.sum(-1) + 0.3 * sampling.sum(-1) + ventilation + 3 * ending + mortality

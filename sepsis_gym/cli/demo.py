@@ -15,8 +15,6 @@ from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.trajectories import Trajectories
 from world_models import TrainConfig
 
-_AGENTS = ("clinician", "bcq", "cql")
-
 
 def demo(
     out: Path = Path("runs/demo"),
@@ -40,7 +38,7 @@ def demo(
         llm: With --base-url and --llm-model the language-model agent is scored as well.
     """
     from agents import train_agent
-    from agents.offline import OfflineConfig
+    from agents.offline import BcqConfig, CqlConfig
     from world_models.training import train_world_model
 
     console = Console()
@@ -52,14 +50,12 @@ def demo(
         training = replace(training, epochs=epochs)
     model = train_world_model(trajectories, out / "world-model", training)
     console.rule("3  agents")
-    offline = OfflineConfig()
-    if gradient_steps is not None:
-        offline = replace(offline, n_steps=gradient_steps)
-    agents: dict[str, Agent] = {}
-    for name in _AGENTS:
-        folder = out / "agents" / name
-        config = None if name == "clinician" else offline
-        agents[name] = train_agent(name, trajectories, folder, config=config, seed=seed)
+    shorter = {} if gradient_steps is None else {"n_steps": gradient_steps}
+    configs = {"clinician": None, "bcq": BcqConfig(**shorter), "cql": CqlConfig(**shorter)}
+    agents: dict[str, Agent] = {
+        name: train_agent(name, trajectories, out / "agents" / name, config=config, seed=seed)
+        for name, config in configs.items()
+    }
     console.rule("4  off-policy evaluation on held-out stays")
     evaluation = EvaluationConfig(seed=seed)
     results = score(trajectories, agents, out / "results", model=model, llm=llm, config=evaluation)
