@@ -4,8 +4,6 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
-import tempfile
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +15,7 @@ from safetensors.numpy import load, save
 from agents.policy import AgentRecord, SavableAgent, TrainableAgent
 from sepsis_gym.agent import Agent
 from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
+from sepsis_gym.files import whole_folder
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
@@ -102,7 +101,7 @@ def save_agent(agent: SavableAgent, path: str | os.PathLike[str]) -> None:
 
     ``agent.json`` holds a hash of the weights, so a half-replaced folder does not load.
     """
-    target, record = Path(path), agent.to_record()
+    record = agent.to_record()
     weights = save(record.weights)
     described = {
         "format_version": FORMAT_VERSION,
@@ -112,19 +111,9 @@ def save_agent(agent: SavableAgent, path: str | os.PathLike[str]) -> None:
         "provenance": record.provenance,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with whole_folder(path) as temporary:
         (temporary / WEIGHTS_FILE).write_bytes(weights)
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(described, indent=1))
-        temporary.chmod(0o755)
-        if target.is_dir():
-            for name in (WEIGHTS_FILE, DESCRIPTION_FILE):
-                os.replace(temporary / name, target / name)
-        else:
-            os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_agent(path: str | os.PathLike[str], *, trust_code: bool = False) -> Agent:

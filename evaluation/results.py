@@ -141,8 +141,10 @@ class Results:
 
     def _table(self) -> Table:
         simulated = any(row.world_model_return for row in self.rows)
-        title = Text(f"{self.cohort['n_stays']} held-out stays")
-        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+        heading = Text(f"{self.cohort['n_stays']} held-out stays")
+        table = Table(
+            title=heading, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
+        )
         table.add_column("Policy", overflow="fold")
         for title in (*_COLUMNS.values(), "ESS", "Mean rho", "Largest weight", "Adherence"):
             table.add_column(title, justify="right")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from sepsis_gym.errors import CheckpointError, UnknownNameError
 from sepsis_gym.files import whole_folder
@@ -40,18 +40,26 @@ def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
     folder = _SHIPPED / str(name) if shipped else Path(name)
     if not folder.is_dir():
         raise UnknownNameError(
-            f"no world model {str(name)!r}; there are {', '.join(available())}, "
+            f"no world model {str(name)!r}; there are {', '.join(available()) or 'none'}, "
             "or give a checkpoint folder"
         )
     description = _read_description(folder / DESCRIPTION_FILE)
+    try:
+        preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION_FILE}: preprocessing: {error}") from error
     file = folder / WEIGHTS_FILE
     try:
         arrays = {key: array.astype(np.float32) for key, array in load_file(file).items()}
         start = {k.removeprefix(_START): v for k, v in arrays.items() if k.startswith(_START)}
         weights = {k: v for k, v in arrays.items() if not k.startswith(_START)}
-        preprocessing = Preprocessing.from_dict(description["preprocessing"])
-        return ClinicalWorldModel(preprocessing, weights, StartStates(**start))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+            raise ValueError(f"{bad[0]} holds numbers that are not finite")
+        model = ClinicalWorldModel(preprocessing, weights, StartStates(**start))
+        rng = np.random.default_rng(0)
+        model.step(model.start(1, rng), np.ones(1), np.ones(1), rng)  # do all shapes fit together?
+        return model
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: is no world model: {error}") from error
 
 
@@ -65,8 +73,9 @@ def save_world_model(
         folder: Where to.
         provenance: What it was trained on and how, plain JSON.
     """
-    arrays = dict(model.weights)
-    for name in ("quantiles", "factor"):  # safetensors would store a transposed view wrongly
+    # the model already holds numbers that float16 can (see ``ClinicalWorldModel``)
+    arrays: dict[str, Any] = {k: w.astype(np.float16) for k, w in model.weights.items()}
+    for name in ("quantiles", "threshold", "factor"):  # views would be stored wrongly
         arrays[_START + name] = np.ascontiguousarray(getattr(model.start_states, name))
     description = {
         "format_version": FORMAT_VERSION,
@@ -74,18 +83,20 @@ def save_world_model(
         "provenance": provenance,
     }
     with whole_folder(folder) as temporary:
-        save_file(arrays, temporary / WEIGHTS_FILE)
+        # not ``save_file``, which makes the file readable for its owner only
+        (temporary / WEIGHTS_FILE).write_bytes(save(arrays))
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
 
 
 def _read_description(file: Path) -> dict[str, Any]:
     try:
-        description: dict[str, Any] = json.loads(file.read_text())
+        description: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if description.get("format_version") != FORMAT_VERSION:
+    if not isinstance(description, dict) or description.get("format_version") != FORMAT_VERSION:
+        found = description.get("format_version") if isinstance(description, dict) else description
         raise CheckpointError(
-            f"{file}: format_version {description.get('format_version')} is not {FORMAT_VERSION}; "
-            "train the model again"
+            f"{file}: format_version {found} is not {FORMAT_VERSION}; train the model again"
         )
-    return description
+    checked: dict[str, Any] = description
+    return checked

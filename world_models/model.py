@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
 
 from sepsis_gym.dynamics import End, Simulation, Transition
 from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
@@ -42,7 +41,10 @@ class ClinicalWorldModel:
             start_states: Where patients come from.
         """
         self.preprocessing = preprocessing
-        self.weights = {name: np.ascontiguousarray(w, np.float32) for name, w in weights.items()}
+        # rounded to what a checkpoint stores, so that a saved model is the same model
+        self.weights = {
+            name: w.astype(np.float16).astype(np.float32) for name, w in weights.items()
+        }
         self.start_states = start_states
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
 
@@ -65,6 +67,9 @@ class ClinicalWorldModel:
         noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
         outputs, memory, z_now = self._predict(patients, fluid_ml, norepinephrine_equivalent)
+        new = np.flatnonzero(memory[:, :, -1].sum(1) == 0)
+        if len(new):  # logged stays belong to no member yet
+            memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
         own = outputs[memory[:, :, -1].argmax(1), np.arange(n)]
         change, scale, measured, ventilated, end = _split(own)
         raw = self.preprocessing.restore(z_now + change + scale * noise)
@@ -85,7 +90,7 @@ class ClinicalWorldModel:
             step=patients.step + 1,
             memory=memory,
         )
-        risks = expit(outputs[..., -2:]).mean(0)
+        risks = _sigmoid(outputs[..., -2:]).mean(0)
         mortality = risks[np.arange(n), (ending == End.DISCHARGED).astype(int)]
         disagreement = outputs[..., :N_FEATURES].std(0).mean(-1)
         return Transition(following, ending.astype(np.int8), mortality, disagreement)
@@ -107,7 +112,7 @@ class ClinicalWorldModel:
         bounds = [self.preprocessing.restore(mean + sign * spread) for sign in (-1, 1)]
         ventilation, ending = ventilated.mean(0), end.mean(0)
         doses = np.asarray(norepinephrine_equivalent, np.float32)
-        # a value stays known if it is, or if the step will probably measure it
+        # the prediction updates whatever is known now; what is not known yet stays unknown
         known = self.preprocessing.known(asked.age)
         return Simulation(
             fluid_ml=np.asarray(fluid_ml, np.float32),
@@ -216,7 +221,7 @@ class ClinicalWorldModel:
         w, size = self.weights, self.hidden
         from_inputs = inputs @ w["input_weight"][member] + w["input_bias"][member]
         from_memory = memory @ w["recurrent_weight"][member] + w["recurrent_bias"][member]
-        gates = expit(from_inputs[:, : 2 * size] + from_memory[:, : 2 * size])
+        gates = _sigmoid(from_inputs[:, : 2 * size] + from_memory[:, : 2 * size])
         update, reset = gates[:, :size], gates[:, size:]
         candidate = np.tanh(from_inputs[:, 2 * size :] + reset * from_memory[:, 2 * size :])
         following = candidate + update * (memory - candidate)
@@ -226,10 +231,21 @@ class ClinicalWorldModel:
         return hidden @ w["output_weight"][member] + direct, following
 
 
+def _sigmoid(x: _Floats) -> _Floats:
+    """By tanh, which numpy vectorises and which cannot overflow."""
+    half = np.float32(0.5)
+    return half * np.tanh(half * x) + half
+
+
+def _softmax(x: _Floats) -> _Floats:
+    grown = np.exp(x - x.max(-1, keepdims=True))
+    return grown / grown.sum(-1, keepdims=True)
+
+
 def _risk(outputs: _Floats) -> _Floats:
     """[n] probability of death within 90 days, whatever the step brings, from [M, n, 123]."""
-    end = softmax(outputs[..., 3 * N_FEATURES + 1 : 3 * N_FEATURES + 4], axis=-1)
-    staying, leaving = np.moveaxis(expit(outputs[..., -2:]), -1, 0)
+    end = _softmax(outputs[..., 3 * N_FEATURES + 1 : 3 * N_FEATURES + 4])
+    staying, leaving = np.moveaxis(_sigmoid(outputs[..., -2:]), -1, 0)
     risk = end[..., End.DIED] + end[..., End.ONGOING] * staying + end[..., End.DISCHARGED] * leaving
     return risk.mean(0)
 
@@ -240,7 +256,7 @@ def _split(outputs: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats, _Float
     return (
         outputs[..., :n],
         np.logaddexp(outputs[..., n : 2 * n], np.float32(0)) + _LEAST_SCALE,
-        expit(outputs[..., 2 * n : 3 * n]),
-        expit(outputs[..., 3 * n]),
-        softmax(outputs[..., 3 * n + 1 : 3 * n + 4], axis=-1),
+        _sigmoid(outputs[..., 2 * n : 3 * n]),
+        _sigmoid(outputs[..., 3 * n]),
+        _softmax(outputs[..., 3 * n + 1 : 3 * n + 4]),
     )

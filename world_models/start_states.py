@@ -1,100 +1,131 @@
 """A generative model of patients at step 0, so that a checkpoint holds no patient's row.
 
-A Gaussian copula: every variable's marginal as a grid of quantiles without the outermost 0.5%, and
-the correlations of the normal scores, shrunk towards independence.
+A Gaussian copula. Every amount (a feature where it was measured, a dose where it was given) has a
+grid of quantiles, every yes or no (measured, given, male, ventilated) a share, and their normal
+scores a shrunk matrix of correlations. An amount with fewer than 20 known values is never drawn:
+so few quantiles would be the patients' own numbers.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
-_LEVELS = np.linspace(0.005, 0.995, 100)
-_SHRINKAGE = 0.1
-_GCS = [FEATURE_NAMES.index(name) for name in ("gcs_eye", "gcs_verbal", "gcs_motor")]
-_EXTRA = 6  # age, Charlson, fluid, norepinephrine equivalent, male, ventilated
-_N = 2 * N_FEATURES + _EXTRA
+_NORMAL = NormalDist()
+_NODES = np.linspace(_NORMAL.inv_cdf(0.005), _NORMAL.inv_cdf(0.995), 65)
+_LEVELS = np.array([_NORMAL.cdf(node) for node in _NODES])
+_FEWEST_KNOWN = 20
+_LEFT_OUT = 5
+"""Patients beyond each end of a quantile grid, so that no single one's extreme is stored."""
+_SHRINKAGE_STAYS = 20.0
+_LARGEST_CORRELATION = 0.95
+_AMOUNTS = N_FEATURES + 4  # features, fluid, norepinephrine equivalent, age, Charlson
+_FLAGS = N_FEATURES + 4  # the same first 41 known or not, male, ventilated
+_N = _AMOUNTS + _FLAGS
+_OPTIONAL = N_FEATURES + 2  # amounts that have a flag of their own
+_WHOLE = [FEATURE_NAMES.index(f"gcs_{part}") for part in ("eye", "verbal", "motor")]
+_WHOLE.append(_AMOUNTS - 1)
 
 
 @dataclass(frozen=True)
 class StartStates:
-    """The fitted copula over 39 values, 39 measurement flags and 6 more variables.
+    """The fitted copula.
 
     Attributes:
-        quantiles: [84, 100] each variable at the levels 0.5% to 99.5%.
-        factor: [84, 84] lower Cholesky factor of the correlations.
+        quantiles: [43, 65] features, doses, age, Charlson at evenly spaced normal scores between
+            the levels 0.5% and 99.5%.
+        threshold: [43] normal score from which a feature is measured, a dose given, the patient
+            male, or ventilated.
+        factor: [86, 86] lower Cholesky factor of the correlations, amounts first.
     """
 
     quantiles: NDArray[np.float32]
+    threshold: NDArray[np.float32]
     factor: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, trajectories: Trajectories, rng: np.random.Generator) -> Self:
-        """Fits the first states of a training split.
-
-        Args:
-            trajectories: The training split.
-            rng: Breaks ties between equal values, which most variables have.
-        """
+    def fit(cls, trajectories: Trajectories) -> Self:
+        """Fits the first states of a training split."""
         first = trajectories.patients(trajectories.offsets[:-1])
-        extra = [
-            first.static[:, 0],
-            first.static[:, 2],
-            first.previous_fluid_ml,
-            first.previous_norepinephrine_equivalent,
-            first.static[:, 1],
-            first.ventilated,
-        ]
-        table = np.concatenate([first.values, first.measured, np.stack(extra, 1)], axis=1)
-        table = table.astype(np.float64)
-        shuffled = rng.random(table.shape)
-        rank = np.lexsort((shuffled, table), axis=0).argsort(axis=0)
-        scores = norm.ppf((rank + 0.5) / len(table))
-        correlation = np.corrcoef(scores, rowvar=False) if len(table) > 2 else np.eye(_N)
-        correlation = (1 - _SHRINKAGE) * correlation + _SHRINKAGE * np.eye(_N)
-        return cls(
-            quantiles=np.quantile(table, _LEVELS, axis=0).T.astype(np.float32),
-            factor=np.linalg.cholesky(correlation).astype(np.float32),
-        )
+        doses = (first.previous_fluid_ml, first.previous_norepinephrine_equivalent)
+        extra = np.stack([*doses, first.static[:, 0], first.static[:, 2]], axis=1)
+        amounts = np.concatenate([first.values, extra], axis=1).astype(np.float64)
+        known = np.concatenate([first.measured, extra[:, :2] > 0, extra[:, 2:] >= 0], axis=1)
+        known[:, known.sum(0) < _FEWEST_KNOWN] = False
+        optional = known[:, :_OPTIONAL]
+        flags = np.column_stack([optional, first.static[:, 1] > 0, first.ventilated])
+        quantiles = np.zeros((_AMOUNTS, len(_NODES)), np.float32)
+        for column in np.flatnonzero(known.any(0)):
+            values = amounts[known[:, column], column]
+            edge = _LEFT_OUT / len(values)
+            quantiles[column] = np.quantile(values, np.clip(_LEVELS, edge, 1 - edge))
+        share = np.clip(flags.mean(0), 1e-6, 1 - 1e-6)
+        threshold = np.array([_NORMAL.inv_cdf(1 - float(one)) for one in share])
+        return cls(quantiles, threshold.astype(np.float32), _factor(amounts, known, flags))
 
     def draw(self, n: int, preprocessing: Preprocessing, rng: np.random.Generator) -> Patients:
         """Draws n patients, with an empty memory."""
         scores = rng.standard_normal((n, _N), dtype=np.float32) @ self.factor.T
-        level = norm.cdf(scores)
-        position = np.clip((level - _LEVELS[0]) / (_LEVELS[1] - _LEVELS[0]), 0, len(_LEVELS) - 1)
-        below = np.minimum(position.astype(np.int64), len(_LEVELS) - 2)
-        share = (position - below).astype(np.float32)
-        column = np.arange(_N)
-        low, high = self.quantiles[column, below], self.quantiles[column, below + 1]
-        drawn = low + share * (high - low)
-        # flags and whole numbers must not be interpolated
-        drawn = np.where(self._discrete, np.where(share < 0.5, low, high), drawn)
-        measured = drawn[:, N_FEATURES : 2 * N_FEATURES] > 0.5
-        raw = np.where(measured, drawn[:, :N_FEATURES], np.nan)
-        values, age = preprocessing.first(raw.astype(np.float32))
-        years, charlson, fluid, vasopressor, male, ventilated = drawn[:, 2 * N_FEATURES :].T
+        amounts = np.empty((n, _AMOUNTS), np.float32)
+        for column, quantiles in enumerate(self.quantiles):
+            amounts[:, column] = np.interp(scores[:, column], _NODES, quantiles)
+        amounts[:, _WHOLE] = np.round(amounts[:, _WHOLE])
+        flags = scores[:, _AMOUNTS:] > self.threshold
+        raw = np.where(flags[:, :N_FEATURES], amounts[:, :N_FEATURES], np.float32(np.nan))
+        values, age = preprocessing.first(raw)
+        doses = np.where(flags[:, N_FEATURES:_OPTIONAL], amounts[:, N_FEATURES:_OPTIONAL], 0)
+        static = np.stack([amounts[:, -2], flags[:, -2], amounts[:, -1]], axis=1)
         return Patients(
             values=values,
             age=age,
-            ventilated=ventilated > 0.5,
-            static=np.stack([years, male, charlson], axis=1).astype(np.float32),
-            previous_fluid_ml=fluid.astype(np.float32),
-            previous_norepinephrine_equivalent=vasopressor.astype(np.float32),
+            ventilated=flags[:, -1],
+            static=static.astype(np.float32),
+            previous_fluid_ml=doses[:, 0].astype(np.float32),
+            previous_norepinephrine_equivalent=doses[:, 1].astype(np.float32),
             step=np.zeros(n, np.int64),
             memory=np.zeros((n, 0), np.float32),
         )
 
-    @property
-    def _discrete(self) -> NDArray[np.bool_]:
-        discrete = np.zeros(_N, bool)
-        discrete[[*_GCS, 2 * N_FEATURES + 1]] = True
-        discrete[N_FEATURES : 2 * N_FEATURES] = True
-        discrete[-2:] = True
-        return discrete
+
+def _factor(
+    amounts: NDArray[np.float64], known: NDArray[np.bool_], flags: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """[86, 86] Cholesky factor of the pairwise correlations of normal scores.
+
+    Each pair counts the stays in which both are known, shrunk by how few those are. Flags show
+    only on which side of its threshold a score lies, which weakens a correlation by a known factor
+    (biserial correlation).
+    """
+    scores = np.zeros((len(amounts), _N))
+    counted = np.concatenate([known, np.ones(flags.shape, bool)], axis=1)
+    share = np.clip(flags.mean(0), 1e-6, 1 - 1e-6)
+    spread = np.sqrt(share * (1 - share))
+    scores[:, _AMOUNTS:] = (flags - share) / spread
+    for column in np.flatnonzero(known.any(0)):
+        values = amounts[known[:, column], column]
+        ordered = np.sort(values)
+        middle = np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")
+        level = middle / (2 * len(values))  # ties share the middle of their ranks
+        score = np.interp(level, _LEVELS, _NODES)
+        scores[known[:, column], column] = score - score.mean()
+    both = counted.T.astype(float) @ counted
+    size = (scores**2).T @ counted
+    correlation = scores.T @ scores / np.sqrt(np.maximum(size * size.T, 1e-12))
+    correlation *= both / (both + _SHRINKAGE_STAYS)
+    density = np.array([_NORMAL.pdf(_NORMAL.inv_cdf(1 - float(one))) for one in share])
+    weakened = np.concatenate([np.ones(_AMOUNTS), np.maximum(density / spread, 0.3)])
+    correlation /= weakened[:, None] * weakened
+    correlation = np.clip(correlation, -_LARGEST_CORRELATION, _LARGEST_CORRELATION)
+    np.fill_diagonal(correlation, 1.0)
+    # Pairwise estimates need not fit together: the nearest matrix that does.
+    eigenvalues, vectors = np.linalg.eigh(correlation)
+    fitted = (vectors * np.maximum(eigenvalues, 1e-3)) @ vectors.T
+    scale = np.sqrt(np.diag(fitted))
+    return np.linalg.cholesky(fitted / (scale[:, None] * scale)).astype(np.float32)

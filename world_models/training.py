@@ -8,10 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from sepsis_gym import __version__
@@ -22,9 +18,17 @@ from sepsis_gym.trajectories import Trajectories
 from world_models.checkpoint import save_world_model
 from world_models.config import TrainConfig
 from world_models.model import ClinicalWorldModel
-from world_models.network import EnsembleNetwork
-from world_models.sequences import Sequences, ridge_changes, sequence_loss
 from world_models.start_states import StartStates
+
+try:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from torch import Tensor
+
+    from world_models.network import EnsembleNetwork
+    from world_models.sequences import Sequences, ridge_changes, sequence_loss
+except ImportError as error:
+    raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error
 
 _LARGEST_GRADIENT = 1.0
 _RIDGE = 0.01
@@ -64,7 +68,7 @@ def train_world_model(
             bar.update()
             run.keep(state, trajectories.content_hash)
     weights = {name: tensor.cpu().numpy() for name, tensor in run.best.items()}
-    starts = StartStates.fit(train, np.random.default_rng(config.seed))
+    starts = StartStates.fit(train)
     model = ClinicalWorldModel(trajectories.preprocessing, weights, starts)
     save_world_model(model, target, _provenance(trajectories, run))
     shutil.rmtree(state, ignore_errors=True)

@@ -50,8 +50,10 @@ def demo(
         training = replace(training, epochs=epochs)
     model = train_world_model(trajectories, out / "world-model", training)
     console.rule("3  agents")
-    shorter = {} if gradient_steps is None else {"n_steps": gradient_steps}
-    configs = {"clinician": None, "bcq": BcqConfig(**shorter), "cql": CqlConfig(**shorter)}
+    bcq, cql = BcqConfig(), CqlConfig()
+    if gradient_steps is not None:
+        bcq, cql = (replace(bcq, n_steps=gradient_steps), replace(cql, n_steps=gradient_steps))
+    configs = {"clinician": None, "bcq": bcq, "cql": cql}
     agents: dict[str, Agent] = {
         name: train_agent(name, trajectories, out / "agents" / name, config=config, seed=seed)
         for name, config in configs.items()

@@ -85,7 +85,7 @@ def test_rows_are_complete(results):
 
 def test_only_policies_without_support_are_softened_and_say_so(results):
     _, constant, random, _ = results.rows
-    assert constant.policy == "constant, softened 0.01 uniform"
+    assert constant.policy == "constant + 0.01 uniform"
     assert random.policy == "random"
     assert constant.safety.adherence == 1  # of the agent itself
 
@@ -178,7 +178,7 @@ def test_files_are_whole_and_identical_for_the_same_seed(results, trajectories, 
 def test_text_marks_untrusted_rows_and_ends_with_the_disclaimer(results):
     text = results.to_text()
     assert text.rstrip().endswith("Research software, never for patient care.")
-    assert "constant, softened 0.01 uniform: unusable: ESS" in text
+    assert "constant + 0.01 uniform: unusable: ESS" in text
     assert "walked: counted: asked" in text
     assert "\x1b[" not in text
     colored = results.to_text(color=True)

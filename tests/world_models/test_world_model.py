@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.dynamics import End, TransitionModel
@@ -106,8 +107,10 @@ def test_torch_and_numpy_compute_the_same(cohort):
     from world_models.model import ClinicalWorldModel
 
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    starts = StartStates.fit(cohort.split("train"), np.random.default_rng(0))
+    starts = StartStates.fit(cohort.split("train"))
     model = ClinicalWorldModel(cohort.preprocessing, weights, starts)
+    for name, parameter in network.named_parameters():  # the model rounds to float16
+        parameter.data = torch.from_numpy(model.weights[name])
     rows = np.arange(300)
     patients = replace(
         cohort.patients(rows),
@@ -149,12 +152,10 @@ def test_simulate_draws_nothing_and_moves_nothing(trained):
     model, _ = trained
     patients = model.start(1, np.random.default_rng(0))
     before = replace(patients, **{n: getattr(patients, n).copy() for n in ("values", "memory")})
-    state = np.random.get_state()[1].copy()
     doses = np.array([0.0, 500.0]), np.array([0.0, 0.2])
     one, two = model.simulate(patients, *doses), model.simulate(patients, *doses)
     same(patients, before)
     np.testing.assert_array_equal(one.values, two.values)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
     assert (one.spread[:, 0] <= one.values + 1e-4).all()
     assert (one.spread[:, 1] >= one.values - 1e-4).all()
 
@@ -184,13 +185,14 @@ def test_following_a_log_is_what_training_saw(trained, cohort):
     stepped = model.step(
         first, second.previous_fluid_ml, second.previous_norepinephrine_equivalent, rng
     ).patients
-    np.testing.assert_array_equal(followed.memory, stepped.memory)
+    hidden = (..., slice(-1))  # the last column is the member, which following leaves open
+    np.testing.assert_array_equal(followed.memory[hidden], stepped.memory[hidden])
     np.testing.assert_array_equal(followed.values, second.values)
 
 
 def test_start_states_resemble_the_training_ones_without_copying_any(cohort):
     train = cohort.split("train")
-    starts = StartStates.fit(train, np.random.default_rng(0))
+    starts = StartStates.fit(train)
     drawn = starts.draw(4000, cohort.preprocessing, np.random.default_rng(1))
     logged = train.patients(train.offsets[:-1])
     spread = logged.values.std(0)
@@ -204,6 +206,72 @@ def test_start_states_resemble_the_training_ones_without_copying_any(cohort):
     age = logged.static[:, 0]
     assert drawn.static[:, 0].min() > age.min()
     assert drawn.static[:, 0].max() < age.max()
+
+
+def test_a_measured_start_value_is_drawn_from_the_measured_ones():
+    raw = dynamic_cohort(600, seed=3)
+    albumin = FEATURE_INDEX["albumin"]
+    raw.raw[np.random.default_rng(0).random(len(raw.raw)) < 0.7, albumin] = np.nan
+    train = assemble(raw, AssemblyConfig(), source="x", credentialed=False).split("train")
+    logged = train.patients(train.offsets[:-1])
+    drawn = StartStates.fit(train).draw(5000, train.preprocessing, np.random.default_rng(1))
+    known = logged.values[logged.measured[:, albumin], albumin]
+    shown = drawn.values[drawn.measured[:, albumin], albumin]
+    assert len(shown) / 5000 == pytest.approx(logged.measured[:, albumin].mean(), abs=0.03)
+    assert shown.std() == pytest.approx(known.std(), rel=0.15)
+    fill = np.float32(train.preprocessing.fill[albumin])
+    assert (np.abs(shown - fill) < 1e-3).mean() < 0.05
+    given = drawn.previous_norepinephrine_equivalent
+    assert given[given > 0].min() >= 0.05  # the smallest dose: none between it and zero
+
+
+def test_too_few_known_values_are_not_described():
+    raw = dynamic_cohort(200, seed=4)
+    bilirubin = FEATURE_INDEX["bilirubin_total"]
+    raw.raw[100:, bilirubin] = np.nan
+    train = assemble(raw, AssemblyConfig(), source="x", credentialed=False).split("train")
+    starts = StartStates.fit(train)
+    drawn = starts.draw(2000, train.preprocessing, np.random.default_rng(1))
+    assert (starts.quantiles[bilirubin] == 0).all()
+    assert not drawn.measured[:, bilirubin].any()
+
+
+class RepeatedRows:
+    """A generator whose every row is the one that ``rng`` gives a single patient."""
+
+    def __init__(self, rng, n):
+        self.rng, self.n = rng, n
+
+    def standard_normal(self, size, dtype):
+        return np.repeat(self.rng.standard_normal((1, *size[1:]), dtype=dtype), self.n, 0)
+
+    def random(self, size, dtype):
+        return np.repeat(self.rng.random((1, *size[1:]), dtype=dtype), self.n, 0)
+
+    def integers(self, high, size):
+        return np.repeat(self.rng.integers(high, size=1), size)
+
+
+def test_a_patient_alone_walks_as_in_a_batch(trained):
+    model, _ = trained
+    alone = model.start(1, np.random.default_rng(3))
+    batch = alone.take(np.zeros(5, np.int64))
+    one, many = np.random.default_rng(9), RepeatedRows(np.random.default_rng(9), 5)
+    for _ in range(6):
+        alone = model.step(alone, np.full(1, 80.0), np.full(1, 0.1), one).patients
+        batch = model.step(batch, np.full(5, 80.0), np.full(5, 0.1), many).patients
+        np.testing.assert_array_equal(batch.age[3], alone.age[0])
+        np.testing.assert_allclose(batch.values[3], alone.values[0], rtol=1e-3, atol=1e-3)
+
+
+def test_logged_stays_are_shared_out_among_the_members(trained, cohort):
+    model, _ = trained
+    patients, rng = cohort.patients(np.arange(300)), np.random.default_rng(0)
+    moved = model.step(patients, np.full(300, 80.0), np.full(300, 0.1), rng).patients
+    share = moved.memory[:, :, -1].mean(0)
+    assert (share > 0.2).all()
+    again = model.step(moved, np.full(300, 80.0), np.full(300, 0.1), rng).patients
+    np.testing.assert_array_equal(again.memory[:, :, -1], moved.memory[:, :, -1])
 
 
 def test_interrupted_training_goes_on_to_the_same_model(cohort, tmp_path, monkeypatch):
@@ -238,6 +306,17 @@ def test_what_cannot_be_loaded_or_trained_is_named(trained, raw_cohort, tmp_path
     (broken / "model.json").write_text(description)
     (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:900])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_world_model(broken)
+    arrays = load_file(folder / "model.safetensors")
+    for name, spoilt, message in (
+        ("output_bias", np.full_like(arrays["output_bias"], np.nan), "not finite"),
+        ("head_weight", arrays["head_weight"][:, :-1].copy(), r"model\.safetensors"),
+    ):
+        save_file(arrays | {name: spoilt}, broken / "model.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            load_world_model(broken)
+    (broken / "model.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"model\.json"):
         load_world_model(broken)
     (broken / "model.json").write_text(json.dumps({"format_version": 99}))
     with pytest.raises(CheckpointError, match=r"model\.json: format_version 99"):

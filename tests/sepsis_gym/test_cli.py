@@ -1,0 +1,141 @@
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+pytest.importorskip("torch", reason="the torch extra is not installed")
+pytest.importorskip("d3rlpy", reason="the offline extra is not installed")
+
+from sepsis_gym.cli import main
+from sepsis_gym.cohort.provisional import write_provisional_tables
+from sepsis_gym.registration import SAMPLE_COHORT
+from sepsis_gym.trajectories import Trajectories
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source") / "tables"
+    write_provisional_tables(folder, n_patients=60, seed=0)
+    return folder
+
+
+def fails(capsys, *args):
+    """Runs a command that must fail and returns its one line of complaint."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in args])
+    assert stopped.value.code == 1
+    complaint = capsys.readouterr().err.strip().splitlines()
+    assert len(complaint) == 1, complaint
+    return complaint[0]
+
+
+def copied(tables: Path, target: Path) -> Path:
+    shutil.copytree(tables, target)
+    return target
+
+
+def test_missing_table(capsys, tables, tmp_path):
+    source = copied(tables, tmp_path / "source")
+    (source / "hosp/labevents.csv.gz").unlink()
+    told = fails(capsys, "cohort", "mimic", "--mimic-dir", source, "--out", tmp_path / "out")
+    assert "hosp/labevents.csv.gz: no such file" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_column(capsys, tables, tmp_path):
+    source = copied(tables, tmp_path / "source")
+    file = source / "icu/icustays.csv.gz"
+    text = gzip.decompress(file.read_bytes()).replace(b"intime", b"in_time", 1)
+    file.write_bytes(gzip.compress(text))
+    told = fails(capsys, "cohort", "mimic", "--mimic-dir", source, "--out", tmp_path / "out")
+    assert "icu/icustays.csv.gz: column 'intime' is missing" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_table(capsys, tables, tmp_path):
+    source = copied(tables, tmp_path / "source")
+    file = source / "icu/chartevents.csv.gz"
+    file.write_bytes(file.read_bytes()[:-5000])
+    told = fails(capsys, "cohort", "mimic", "--mimic-dir", source, "--out", tmp_path / "out")
+    assert "icu/chartevents.csv.gz" in told
+    assert not (tmp_path / "out/steps.parquet").exists()
+    assert not (tmp_path / "out/cache/chartevents.parquet").exists()
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+def test_empty_cohort(capsys, tables, tmp_path):
+    told = fails(
+        capsys,
+        *("cohort", "mimic", "--mimic-dir", tables, "--out", tmp_path / "out", "--min-age", 130),
+    )
+    assert "no stay is left after the rule '130 years or older'" in told
+    assert not (tmp_path / "out/steps.parquet").exists()
+
+
+def test_unknown_world_model_agent_and_cohort(capsys, tmp_path):
+    out = tmp_path / "out"
+    evaluate = ("evaluate", "--cohort", SAMPLE_COHORT, "--out", out)
+    assert "no world model 'nowhere'" in fails(capsys, *evaluate, "--world-model", "nowhere")
+    assert "no agent 'doctor'" in fails(capsys, *evaluate, "--agents", "doctor")
+    training = ("agent", "train", "--cohort", SAMPLE_COHORT, "--out", out, "--name")
+    assert "no agent 'doctor'" in fails(capsys, *training, "doctor")
+    assert "needs no training" in fails(capsys, *training, "random")
+    missing = ("world-model", "train", "--cohort", tmp_path / "nothing", "--out", out)
+    assert "manifest.json: no such file" in fails(capsys, *missing)
+    assert not out.exists()
+
+
+def test_a_language_model_needs_an_endpoint_and_a_name(capsys, tmp_path):
+    evaluate = ("evaluate", "--cohort", SAMPLE_COHORT, "--out", tmp_path / "out")
+    told = fails(capsys, *evaluate, "--base-url", "http://127.0.0.1:9/v1")
+    assert "--llm-model" in told
+
+
+def test_agents_of_another_cohort_are_refused(capsys, tables, tmp_path):
+    main(["cohort", "mimic", "--mimic-dir", str(tables), "--out", str(tmp_path / "cohort")])
+    capsys.readouterr()
+    name = ("agent", "train", "--name", "clinician", "--cohort", tmp_path / "cohort")
+    main([str(arg) for arg in (*name, "--out", tmp_path / "agent")])
+    told = fails(
+        capsys,
+        *("evaluate", "--cohort", SAMPLE_COHORT, "--out", tmp_path / "out"),
+        *("--agents", tmp_path / "agent"),
+    )
+    assert "trained on other data" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_agent_list(capsys):
+    main(["agent", "list"])
+    told = capsys.readouterr().out
+    for name in ("bcq", "cql", "clinician", "no_treatment", "random", "fixed_dose"):
+        assert name in told
+
+
+def test_the_demo_runs_whole_and_its_world_model_opens(capsys, tmp_path):
+    out = tmp_path / "demo"
+    short = ("--patients", "120", "--epochs", "2", "--gradient-steps", "20")
+    main(["demo", "--out", str(out), *short])
+    told = capsys.readouterr().out
+    assert "never for patient care" in told
+    assert str(out) in told.replace("\n", "")
+    results = json.loads((out / "results/results.json").read_text())
+    names = [row["agent"] for row in results["rows"]]
+    assert names[0] == "clinicians"
+    baselines = {"no_treatment", "low_fluid", "maximum_dose", "random"}
+    assert {"clinician", "bcq", "cql", *baselines} == set(names[1:])
+    assert all(row["world_model_return"] for row in results["rows"][1:])
+    assert (out / "results/results.csv").read_text().count("\n") == len(names) + 1
+    cohort = Trajectories.load(out / "cohort")
+    env = gym.make("SepsisWM-v0", model=out / "world-model")
+    assert env.unwrapped.preprocessing == cohort.preprocessing
+    assert not cohort.manifest.credentialed
+    again = ("evaluate", "--cohort", out / "cohort", "--out", tmp_path / "again")
+    agents = ("--agents", out / "agents/bcq", "random", "--world-model", out / "world-model")
+    main([str(arg) for arg in (*again, *agents)])
+    repeated = json.loads((tmp_path / "again/results.json").read_text())["rows"]
+    before = next(row for row in results["rows"] if row["agent"] == "bcq")
+    assert before in repeated
