@@ -24,6 +24,7 @@ from sepsis_gym.files import whole_folder
 FORMAT_VERSION = 1
 DISCLAIMER = "Research software, never for patient care."
 _SIGNIFICANT_DIGITS = 9
+_POLICY_WIDTH = 14
 _COLUMNS = {"mean_return": "Mean return", "wis": "WIS", "wpdis": "WPDIS", "dr": "DR"}
 _COLUMNS |= {"wdr": "WDR", "fqe": "FQE"}
 
@@ -108,7 +109,7 @@ class Results:
         """Plain JSON types; a number that does not exist is None, with a reason beside it."""
         return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **_plain(self)}
 
-    def to_text(self, *, color: bool = False, width: int = 150) -> str:
+    def to_text(self, *, color: bool = False, width: int = 165) -> str:
         """The table, its warnings and notes; rows that are not ok are marked, and dim in color.
 
         Args:
@@ -145,11 +146,10 @@ class Results:
         table = Table(
             title=heading, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
         )
-        table.add_column("Policy", overflow="fold")
-        for title in (*_COLUMNS.values(), "ESS", "Mean rho", "Largest weight", "Adherence"):
-            table.add_column(title, justify="right")
-        if simulated:
-            table.add_column("World model", justify="right")
+        table.add_column("Policy", min_width=_POLICY_WIDTH)
+        titles = [*_COLUMNS.values(), "ESS", "Mean rho", "Top weight", "Adherence"]
+        for title in titles + ["World model"] * simulated:
+            table.add_column(title, justify="right", no_wrap=True)
         table.add_column("Trust")
         for row in self.rows:
             cells = [_interval(row.estimates.get(method)) for method in _COLUMNS]
