@@ -125,7 +125,7 @@ def describe(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDA
     patients = state.patients
     never = patients.age >= NEVER
     age_hours = patients.age.astype(np.float32) * preprocessing.step_hours
-    return {
+    entries = {
         "state": patients.values,
         "measured": patients.measured,
         "known": preprocessing.known(patients.age),
@@ -145,6 +145,8 @@ def describe(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDA
         "end": state.end.astype(np.int64),
         "died_90d": state.died_90d.astype(np.int64),
     }
+    # copies: users keep infos, and must not reach into the episode through them
+    return {key: np.array(entry) for key, entry in entries.items()}
 
 
 def describe_one(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, Any]:

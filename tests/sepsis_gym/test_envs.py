@@ -212,3 +212,19 @@ def test_logged_and_simulated_states_are_encoded_alike(trajectories):
     np.testing.assert_array_equal(encoded, trajectories.observations()[rows])
     sofa = patients.sofa(trajectories.preprocessing)
     np.testing.assert_array_equal(sofa, trajectories.sofa[rows])
+
+
+def test_what_users_do_to_an_info_does_not_reach_the_episode(toy_model):
+    env, vector = SepsisEnv(toy_model), SepsisVectorEnv(2, toy_model)
+    for opened in (env, vector):
+        _, info = opened.reset(seed=0)
+        expected = {key: np.copy(value) for key, value in info.items()}
+        for key in ("state", "static"):
+            info[key] += 1
+        state = opened._state.patients
+        np.testing.assert_array_equal(
+            state.values.reshape(expected["state"].shape), expected["state"]
+        )
+        np.testing.assert_array_equal(
+            state.static.reshape(expected["static"].shape), expected["static"]
+        )
