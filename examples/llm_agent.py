@@ -20,7 +20,7 @@ def main(base_url: str, model: str, seed: int = 0) -> dict[str, int]:
     """Runs one episode of SepsisWM-v0 and returns what the agent counted."""
     env = gym.make("SepsisWM-v0", render_mode="ansi")
     agent = LLMAgent(
-        OpenAIBackend(base_url, model),
+        OpenAIBackend(base_url, model, credentialed=False),  # made-up patients
         env.unwrapped.preprocessing,
         fallback=make_agent("no_treatment"),
     )

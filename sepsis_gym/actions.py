@@ -156,4 +156,6 @@ class ActionBins:
 def _levels(dose: NDArray[np.float64], edges: tuple[float, ...]) -> NDArray[np.int64]:
     if not (dose >= 0).all():  # also catches NaN
         raise ConfigError("doses must be zero or positive numbers")
-    return np.where(dose > 0, 1 + np.searchsorted(edges, dose, side="left"), 0)
+    # in float32, as doses are stored: else one that equals an edge could land above it
+    level = np.searchsorted(np.array(edges, np.float32), dose.astype(np.float32), side="left")
+    return np.where(dose > 0, 1 + level, 0)

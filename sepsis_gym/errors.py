@@ -10,7 +10,8 @@ SepsisGymError
 ├── CheckpointError    a saved model or agent cannot be read
 ├── InvalidActionError an action outside the 25 cells (also a ValueError)
 ├── SupportError       the data hold nothing to estimate a quantity from
-└── AgentReplyError    a language model's reply is no valid tool call
+├── AgentReplyError    a language model's reply is no valid tool call
+└── BackendError       a language model's server gives no reply
 """
 
 
@@ -59,3 +60,7 @@ class SupportError(SepsisGymError):
 
 class AgentReplyError(SepsisGymError):
     """A language model's reply is no valid tool call."""
+
+
+class BackendError(SepsisGymError):
+    """A language model's server gives no reply."""

@@ -1,7 +1,11 @@
 """Small stand-ins shared by all tests: logged stays and dynamics with a known effect."""
 
+import json
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +130,34 @@ def mimic_demo() -> Path:
     if not folder:
         pytest.skip("SEPSIS_GYM_MIMIC_DEMO is not set: no MIMIC-IV demo to test on")
     return Path(folder)
+
+
+class Prescriber(BaseHTTPRequestHandler):
+    """A server that always prescribes low fluid."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        function = {"name": "prescription", "arguments": '{"iv_fluid": 1, "vasopressor": 0}'}
+        call = {"id": "1", "type": "function", "function": function}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        answer = json.dumps({**body, "choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        """Keeps quiet."""
+
+
+@pytest.fixture
+def prescribing_server() -> Iterator[str]:
+    """Base URL of an OpenAI-compatible server on this machine that always prescribes low fluid."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Prescriber)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()

@@ -149,7 +149,7 @@ class LLMAgent:
 def _arguments(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AgentReplyError(f"the arguments of {call.name} are no JSON: {error}") from error
     if not isinstance(arguments, dict):
         raise AgentReplyError(f"the arguments of {call.name} must be a JSON object")

@@ -4,9 +4,8 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from sepsis_gym.errors import AgentReplyError, ConfigError
+from sepsis_gym.errors import BackendError, ConfigError
 
 Message = dict[str, Any]
 
@@ -90,66 +89,78 @@ class OpenAIBackend:
         base_url: str,
         model: str,
         *,
+        credentialed: bool,
         api_key: str = "none",
         sampling: Sampling | None = None,
-        credentialed: bool = False,
         allowed_hosts: Sequence[str] = (),
-        http_client: Any = None,
+        transport: Any = None,
     ) -> None:
         """Opens a client; nothing is sent yet.
 
         Args:
             base_url: Endpoint, such as ``http://127.0.0.1:8000/v1``.
             model: Name of the served model.
+            credentialed: Whether the patients come from data that may not reach third parties
+                (a cohort's ``manifest.credentialed``).
             api_key: Key, if the server wants one.
             sampling: How replies are drawn.
-            credentialed: Whether the patients come from data that may not reach third parties.
             allowed_hosts: Hosts other than this machine that such data may be sent to.
-            http_client: Client of the kind the installed openai package takes; None for its own.
+            transport: Transport of the kind the installed openai package takes; None for the
+                network.
 
         Raises:
             ConfigError: Credentialed data would leave for a host that is not allowed.
         """
         try:
-            from openai import OpenAI
+            from openai import DefaultHttpxClient, OpenAI
         except ImportError as error:
             raise ImportError('openai is missing: pip install "sepsis-gym[llm]"') from error
-        host = urlsplit(base_url).hostname
-        if host is None:
+        if not base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url {base_url!r} is no URL; write http://HOST:PORT/v1")
-        if credentialed and host not in allowed_hosts and not _is_loopback(host):
-            raise ConfigError(
-                f"this cohort's data use agreement forbids sending it to {host}; serve the model "
-                "on this machine or name the host in the allow-list"
-            )
         self.model = model
         self.sampling = sampling or Sampling()
+        # A redirect, or a proxy named in the environment, would carry rows past the check below.
         self._client = OpenAI(
             base_url=base_url,
             api_key=api_key,
             timeout=self.sampling.timeout_s,
             max_retries=self.sampling.retries,
-            http_client=http_client,
+            http_client=DefaultHttpxClient(
+                transport=transport, follow_redirects=False, trust_env=not credentialed
+            ),
         )
+        # The host as the client reads it: two URL parsers may disagree on a crafted address.
+        host = self._client.base_url.host
+        if credentialed and host not in allowed_hosts and not _is_loopback(host):
+            raise ConfigError(
+                f"this cohort's data use agreement forbids sending it to {host}; serve the model "
+                "on this machine or allow the host (--allow-host)"
+            )
 
     def complete(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Reply:
         """Answers a dialogue.
 
         Raises:
-            openai.OpenAIError: The server cannot be reached or refuses, after all retries.
-            AgentReplyError: The server's answer holds no choice.
+            BackendError: The server cannot be reached or refuses, after all retries, or answers
+                without a choice.
         """
+        from openai import APIError
+
         request: Any = {"messages": list(messages), "tools": list(tools)}
-        answer = self._client.chat.completions.create(
-            model=self.model,
-            temperature=self.sampling.temperature,
-            max_tokens=self.sampling.max_tokens,
-            seed=self.sampling.seed,
-            tool_choice="auto",
-            **request,
-        )
-        if not answer.choices:
-            raise AgentReplyError(f"{self.model} answered without a choice")
+        try:
+            answer = self._client.chat.completions.create(
+                model=self.model,
+                temperature=self.sampling.temperature,
+                max_tokens=self.sampling.max_tokens,
+                seed=self.sampling.seed,
+                tool_choice="auto",
+                **request,
+            )
+        except APIError as error:
+            where = self._client.base_url
+            raise BackendError(f"{self.model} at {where} gave no reply: {error}") from error
+        if not getattr(answer, "choices", None):
+            raise BackendError(f"{self.model} answered without a choice")
         message = answer.choices[0].message
         calls = tuple(
             ToolCall(call.id, call.function.name, call.function.arguments)

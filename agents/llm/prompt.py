@@ -5,7 +5,7 @@ Serving and training must render dialogues from here, so that both see the same 
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 from sepsis_gym.actions import N_LEVELS, decode_action
 from sepsis_gym.agent import Info
@@ -137,14 +137,20 @@ def patient_message(info: Info, earlier: Sequence[str]) -> str:
         if info["known"][index]:
             hours = info["age_hours"][index]
             when = f" ({hours:.0f} h ago)" if hours > 0 else ""
-            lines.append(f"- {feature.name} {info['state'][index]:.4g} {feature.unit}{when}")
+            lines.append(f"- {feature.name} {_number(info['state'][index])} {feature.unit}{when}")
     return "\n".join(lines)
+
+
+def _number(value: SupportsFloat) -> str:
+    """Four significant digits, whole from 1000 on: ``g`` alone turns to exponents there."""
+    number = float(value)
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def history_line(info: Info) -> str:
     """One past step in a line: what the next steps need to remember of it."""
     known = [
-        f"{name} {info['state'][FEATURE_INDEX[name]]:.3g}"
+        f"{name} {_number(info['state'][FEATURE_INDEX[name]])}"
         for name in ("meanbp", "lactate", "output_4hourly")
         if info["known"][FEATURE_INDEX[name]]
     ]
@@ -170,7 +176,7 @@ def simulation_message(actions: Sequence[int], simulation: Simulation) -> str:
             at = FEATURE_INDEX[name]
             low, high = simulation.spread[k, :, at]
             after[f"{name} ({FEATURES[at].unit})"] = (
-                f"{simulation.values[k, at]:.3g} [{low:.3g} to {high:.3g}]"
+                f"{_number(simulation.values[k, at])} [{_number(low)} to {_number(high)}]"
             )
         candidates.append(
             {

@@ -8,6 +8,7 @@ cancelled orders, overlapping infusions, date-only cultures, results stored afte
 import gzip
 import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,16 +97,16 @@ def write_provisional_tables(
     tables["hosp/microbiologyevents"] = orders.cultures(stays, rng)
     tables["icu/d_items"] = {"itemid": np.unique(tables["icu/chartevents"]["itemid"])}
     tables["hosp/d_labitems"] = {"itemid": np.unique(tables["hosp/labevents"]["itemid"])}
-    for folder in ("hosp", "icu"):
-        with whole_folder(target / folder) as temporary:
-            for path, names in COLUMNS.items():
-                if path.startswith(folder):
-                    file = temporary / f"{path.partition('/')[2]}.csv.gz"
-                    file.write_bytes(_compressed_csv(tables[path], names.split()))
-    (target / NOTICE).write_text(
-        f"Made-up patients ({n_patients}, seed {seed}, {randomised_share:.0%} randomised), no real "
-        "person's data; provisional, without clinical validity.\n"
-    )
+    with whole_folder(target) as temporary:
+        for path, names in COLUMNS.items():
+            file = temporary / f"{path}.csv.gz"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(_compressed_csv(tables[path], names.split()))
+        (temporary / NOTICE).write_text(
+            f"Made-up patients ({n_patients}, seed {seed}, {randomised_share:.0%} randomised), no "
+            "real person's data; provisional, without clinical validity.\n"
+        )
+        shutil.rmtree(target, ignore_errors=True)  # an earlier provisional cohort, or nothing
 
 
 def _compressed_csv(columns: dict[str, NDArray[np.generic]], names: list[str]) -> bytes:

@@ -1,5 +1,7 @@
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +13,7 @@ from agents.llm import prompt as prompts
 from sepsis_gym.actions import encode_action
 from sepsis_gym.agent import SimulatingAgent, prepare, run_episode
 from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv
-from sepsis_gym.errors import ConfigError
+from sepsis_gym.errors import BackendError, ConfigError
 from sepsis_gym.features import FEATURE_INDEX
 
 openai = pytest.importorskip("openai", reason="the llm extra is not installed")
@@ -65,9 +67,7 @@ class Server:
 
 
 def agent_on(server, preprocessing, **settings):
-    backend = OpenAIBackend(
-        LOCAL, "m", http_client=httpx.Client(transport=httpx.MockTransport(server))
-    )
+    backend = OpenAIBackend(LOCAL, "m", credentialed=False, transport=httpx.MockTransport(server))
     fallback = make_agent("fixed_dose", action=FALLBACK)
     return LLMAgent(backend, preprocessing, fallback=fallback, **settings)
 
@@ -111,6 +111,7 @@ def test_it_simulates_then_prescribes(toy_model):
         (tool_calls(("prescription", {"iv_fluid": True, "vasopressor": 0})), "got True"),
         (tool_calls(("prescription", {"iv_fluid": 1})), "iv_fluid and vasopressor"),
         (tool_calls(("prescription", [1, 2])), "JSON object"),
+        (tool_calls(("prescription", "[" * 100_000)), "no JSON"),
         (tool_calls(("simulation", {"actions": []})), "1 to 3"),
         (tool_calls(("simulation", {"actions": [PRESCRIBE[1]] * 4})), "1 to 3"),
         (tool_calls(("order_tea", {})), "no tool 'order_tea'"),
@@ -162,14 +163,15 @@ def test_a_failing_server_is_retried_and_then_an_error(toy_model):
     dead = OpenAIBackend(
         LOCAL,
         "m",
+        credentialed=False,
         sampling=Sampling(retries=1),
-        http_client=httpx.Client(transport=httpx.MockTransport(Server(500))),
+        transport=httpx.MockTransport(Server(500)),
     )
     agent.backend = dead
     env = SepsisEnv(toy_model)
     observation, info = env.reset(seed=0)
     prepare(agent, env)
-    with pytest.raises(openai.InternalServerError):
+    with pytest.raises(BackendError, match="127"):
         agent.act(observation, info)
     assert agent.counts["fallbacks"] == 0
 
@@ -213,6 +215,60 @@ def test_credentialed_rows_stay_on_this_machine_unless_allowed(url, hosts, refus
             OpenAIBackend(url, "m", credentialed=True, allowed_hosts=hosts)
     else:
         OpenAIBackend(url, "m", credentialed=True, allowed_hosts=hosts)
+
+
+def test_credentialed_rows_follow_no_redirect():
+    asked = []
+
+    def elsewhere(request):
+        asked.append(request.url.host)
+        return httpx.Response(307, headers={"location": "http://api.example.com/v1"})
+
+    backend = OpenAIBackend(
+        LOCAL,
+        "m",
+        credentialed=True,
+        sampling=Sampling(retries=0),
+        transport=httpx.MockTransport(elsewhere),
+    )
+    with pytest.raises(BackendError):
+        backend.complete([{"role": "user", "content": "a patient"}], [])
+    assert asked == ["127.0.0.1"]
+
+
+class _CountingHandler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.server.seen.append(self.rfile.read(int(self.headers["content-length"])))
+        self.send_error(400)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_credentialed_rows_pass_no_proxy_of_the_environment(monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), _CountingHandler) as proxy:
+        proxy.seen = []
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        for credentialed in (True, False):
+            backend = OpenAIBackend(
+                LOCAL, "m", credentialed=credentialed, sampling=Sampling(retries=0)
+            )
+            with pytest.raises(BackendError):
+                backend.complete([{"role": "user", "content": "a patient"}], [])
+            assert len(proxy.seen) == (not credentialed)
+        proxy.shutdown()
+
+
+def test_large_values_are_written_out():
+    assert [prompts._number(x) for x in (0.37, 7.36, 12000, -4.25)] == [
+        "0.37",
+        "7.36",
+        "12000",
+        "-4.25",
+    ]
 
 
 def test_a_stay_from_end_to_end_in_both_environments(trajectories, toy_model):
@@ -268,7 +324,7 @@ def test_one_stay_against_a_real_server():
     model = openai.OpenAI(base_url=base_url, api_key="none").models.list().data[0].id
     env = gym.make("SepsisWM-v0")
     agent = LLMAgent(
-        OpenAIBackend(base_url, model, sampling=Sampling(max_tokens=128)),
+        OpenAIBackend(base_url, model, credentialed=False, sampling=Sampling(max_tokens=128)),
         env.unwrapped.preprocessing,
         fallback=make_agent("fixed_dose", action=FALLBACK),
     )

@@ -206,3 +206,10 @@ def test_third_party_by_entry_point(tmp_path, monkeypatch):
     save_agent(agent, tmp_path / "seven")
     assert json.loads((tmp_path / "seven" / "agent.json").read_text())["agent"] == "seven"
     assert load_agent(tmp_path / "seven").act(SHOWN[0], {}) == 7
+
+
+def test_the_package_called_agents_is_ours() -> None:
+    # openai-agents installs a top-level package of the same name
+    import agents
+
+    assert Path(agents.__file__).parents[1] == Path(__file__).parents[2]

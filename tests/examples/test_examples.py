@@ -1,7 +1,4 @@
 import importlib.util
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -36,36 +33,9 @@ def test_offline_agent(capsys):
     assert "bcq" in table
 
 
-class Prescriber(BaseHTTPRequestHandler):
-    """A server that always prescribes low fluid."""
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        function = {"name": "prescription", "arguments": '{"iv_fluid": 1, "vasopressor": 0}'}
-        call = {"id": "1", "type": "function", "function": function}
-        message = {"role": "assistant", "content": None, "tool_calls": [call]}
-        choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
-        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-        answer = json.dumps({**body, "choices": [choice]}).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *args):
-        """Keeps quiet."""
-
-
-def test_llm_agent(capsys):
+def test_llm_agent(capsys, prescribing_server):
     pytest.importorskip("openai", reason="the llm extra is not installed")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Prescriber)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        counts = load("llm_agent").main(f"http://127.0.0.1:{server.server_port}/v1", "m", seed=2)
-    finally:
-        server.shutdown()
-        server.server_close()
+    counts = load("llm_agent").main(prescribing_server, "m", seed=2)
     assert counts["decisions"] > 0
     assert (counts["repairs"], counts["fallbacks"]) == (0, 0)
     assert capsys.readouterr().out.count("action 5, reward") == counts["decisions"]

@@ -81,3 +81,9 @@ def test_bad_levels_edges_and_doses_are_refused():
 def test_vasopressin_weight_is_per_unit_and_hour():
     # 2.4 units/h = 0.04 units/min = 0.1 ug/kg/min norepinephrine equivalent
     assert 2.4 * NOREPINEPHRINE_EQUIVALENT_WEIGHTS["vasopressin"] == pytest.approx(0.1)
+
+
+def test_a_dose_that_equals_an_edge_stays_in_its_level():
+    bins = ActionBins(vasopressor_edges=(0.1, 0.2, 0.3), vasopressor_doses=(0, 0.1, 0.2, 0.3, 0.4))
+    actions = np.arange(N_ACTIONS)
+    np.testing.assert_array_equal(bins.action(*bins.doses(actions)), actions)

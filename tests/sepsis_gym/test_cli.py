@@ -108,6 +108,37 @@ def test_agents_of_another_cohort_are_refused(capsys, tables, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_language_model_is_scored_beside_the_others(capsys, tmp_path, prescribing_server):
+    pytest.importorskip("openai", reason="the llm extra is not installed")
+    server = ("--base-url", prescribing_server, "--llm-model", "m")
+    main(["evaluate", "--cohort", str(SAMPLE_COHORT), "--out", str(tmp_path / "out"), *server])
+    told = capsys.readouterr().out
+    rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    llm, low_fluid = (
+        next(row for row in rows if row["agent"] == name) for name in ("llm", "low_fluid")
+    )
+    decisions = Trajectories.load(SAMPLE_COHORT).split("test").n_decisions.sum()
+    assert llm["counts"]["decisions"] == decisions
+    assert llm["counts"]["fallbacks"] == 0
+    assert f"decisions {decisions}" in told
+    # it did what the constant agent does, so its weights are the same
+    assert llm["estimates"]["wis"]["value"] == low_fluid["estimates"]["wis"]["value"]
+    assert llm["safety"]["adherence"] == low_fluid["safety"]["adherence"]
+
+
+def test_credentialed_rows_are_not_sent_to_a_foreign_server(capsys, tables, tmp_path):
+    pytest.importorskip("openai", reason="the llm extra is not installed")
+    main(["cohort", "mimic", "--mimic-dir", str(tables), "--out", str(tmp_path / "cohort")])
+    capsys.readouterr()
+    told = fails(
+        capsys,
+        *("evaluate", "--cohort", tmp_path / "cohort", "--out", tmp_path / "out"),
+        *("--base-url", "https://api.example.com/v1", "--llm-model", "m"),
+    )
+    assert "data use agreement" in told
+    assert "--allow-host" in told
+
+
 def test_agent_list(capsys):
     main(["agent", "list"])
     told = capsys.readouterr().out

@@ -60,6 +60,21 @@ def test_foreign_folders_and_bad_settings_are_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt"]
 
 
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    write_provisional_tables(tmp_path / "tables", n_patients=20, seed=0)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr("sepsis_gym.cohort.provisional._compressed_csv", full_disk)
+        write_provisional_tables(tmp_path / "tables", n_patients=20, seed=1)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    write_provisional_tables(tmp_path / "tables", n_patients=20, seed=1)
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(before)
+
+
 def test_the_cohort_looks_like_an_intensive_care_unit(cohort):
     assert 0.75 * N < len(cohort) < N
     assert 0.12 < cohort.stays.died_90d.mean() < 0.35
