@@ -4,22 +4,17 @@ On disk a folder of ``steps.parquet``, ``stays.parquet`` and ``manifest.json``.
 """
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sepsis_gym.actions import N_ACTIONS
-from sepsis_gym.errors import SchemaError, SourceError, TrajectoryError, UnknownNameError
+from sepsis_gym.errors import TrajectoryError, UnknownNameError
 from sepsis_gym.features import FEATURE_NAMES, HIGH, LOW, N_FEATURES
-from sepsis_gym.files import whole_folder
 from sepsis_gym.patients import Patients, encode_observation
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from d3rlpy.dataset import MDPDataset
 
-FORMAT_VERSION = 1
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -234,7 +228,7 @@ class Trajectories:
             self.stays, **{f.name: getattr(self.stays, f.name)[chosen] for f in fields(StayTable)}
         )
         return replace(
-            self, stays=stays, offsets=offsets, **{n: getattr(self, n)[rows] for n in _ROW_ARRAYS}
+            self, stays=stays, offsets=offsets, **{n: getattr(self, n)[rows] for n in ROW_ARRAYS}
         )
 
     def split(self, name: Split) -> Self:
@@ -291,7 +285,7 @@ class Trajectories:
     def content_hash(self) -> str:
         """sha256 of every array, independent of how they are stored."""
         digest = hashlib.sha256()
-        for array in (self.offsets, *(getattr(self, name) for name in _ROW_ARRAYS)):
+        for array in (self.offsets, *(getattr(self, name) for name in ROW_ARRAYS)):
             digest.update(np.ascontiguousarray(array).tobytes())
         for item in fields(StayTable):
             digest.update("\n".join(map(str, getattr(self.stays, item.name).tolist())).encode())
@@ -299,13 +293,12 @@ class Trajectories:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the folder whole or not at all."""
-        with whole_folder(folder) as temporary:
-            pq.write_table(self._step_table(), temporary / "steps.parquet", compression="zstd")
-            pq.write_table(self._stay_table(), temporary / "stays.parquet", compression="zstd")
-            (temporary / "manifest.json").write_text(json.dumps(self._manifest_json(), indent=1))
+        from sepsis_gym.trajectory_files import write_folder
+
+        write_folder(self, folder)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> "Trajectories":
         """Reads a folder written by :meth:`save`.
 
         Raises:
@@ -313,96 +306,15 @@ class Trajectories:
             SchemaError: A column is missing.
             TrajectoryError: The content is not what the manifest says.
         """
-        path = Path(folder)
-        for name in ("manifest.json", "steps.parquet", "stays.parquet"):
-            if not (path / name).is_file():
-                raise SourceError(f"{path / name}: no such file; is {path} a cohort folder?")
-        try:
-            manifest = json.loads((path / "manifest.json").read_text())
-            steps = pq.read_table(path / "steps.parquet")
-            stays = pq.read_table(path / "stays.parquet")
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise SourceError(f"{path}: cannot be read: {error}") from error
-        if manifest.get("format_version") != FORMAT_VERSION:
-            raise SchemaError(
-                f"{path / 'manifest.json'}: format_version {manifest.get('format_version')} "
-                f"is not {FORMAT_VERSION}; build the cohort again"
-            )
-        return cls._from_tables(path, steps, stays, manifest)
+        from sepsis_gym.trajectory_files import read_folder
 
-    @classmethod
-    def _from_tables(
-        cls, path: Path, steps: pa.Table, stays: pa.Table, manifest: dict[str, Any]
-    ) -> Self:
-        def column(table: pa.Table, file: str, name: str) -> NDArray[Any]:
-            if name not in table.column_names:
-                raise SchemaError(f"{path / file}: column {name!r} is missing")
-            return table[name].to_numpy()
-
-        def stacked(suffix: str, dtype: type) -> NDArray[Any]:
-            names = [name + suffix for name in FEATURE_NAMES]
-            columns = [column(steps, "steps.parquet", name) for name in names]
-            return np.stack(columns, axis=1).astype(dtype)
-
-        arrays: dict[str, Any] = {
-            "values": stacked("", np.float32),
-            "measured": stacked("_measured", np.bool_),
-        }
-        for name in _ROW_ARRAYS[2:]:
-            arrays[name] = column(steps, "steps.parquet", name).copy()
-        per_stay = {f.name: column(stays, "stays.parquet", f.name) for f in fields(StayTable)}
-        per_stay["split"] = per_stay["split"].astype(np.str_)
-        counts = column(stays, "stays.parquet", "n_decisions") + 1
-        kept = {key: manifest[key] for key in ("source", "credentialed", "config", "notes")}
-        loaded = cls(
-            stays=StayTable(**{name: array.copy() for name, array in per_stay.items()}),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            manifest=Manifest(
-                preprocessing=Preprocessing.from_dict(manifest["preprocessing"]),
-                flow=tuple((rule, count) for rule, count in manifest["flow"]),
-                **kept,
-            ),
-            **arrays,
-        )
-        if loaded.content_hash != manifest["content_hash"]:
-            raise TrajectoryError(f"{path}: content differs from the hash in manifest.json")
-        return loaded
-
-    def _step_table(self) -> pa.Table:
-        columns: dict[str, NDArray[Any]] = {
-            "stay_id": self.stays.stay_id[self.stay_of_row],
-            "step": self.step,
-        }
-        for index, name in enumerate(FEATURE_NAMES):
-            columns[name] = self.values[:, index]
-            columns[f"{name}_measured"] = self.measured[:, index]
-        for name in _ROW_ARRAYS[2:]:
-            columns[name] = getattr(self, name)
-        return pa.table(columns)
-
-    def _stay_table(self) -> pa.Table:
-        columns = {f.name: getattr(self.stays, f.name) for f in fields(StayTable)}
-        columns["split"] = columns["split"].tolist()
-        return pa.table({**columns, "n_decisions": self.n_decisions})
-
-    def _manifest_json(self) -> dict[str, Any]:
-        manifest = self.manifest
-        return {
-            "format_version": FORMAT_VERSION,
-            "source": manifest.source,
-            "credentialed": manifest.credentialed,
-            "n_stays": len(self),
-            "n_decisions": int(self.n_decisions.sum()),
-            "content_hash": self.content_hash,
-            "preprocessing": manifest.preprocessing.to_dict(),
-            "config": manifest.config,
-            "flow": [list(entry) for entry in manifest.flow],
-            "notes": manifest.notes,
-        }
+        return read_folder(folder)
 
     def to_pandas(self) -> "pd.DataFrame":
         """The step table as a data frame; needs pandas."""
-        frame: pd.DataFrame = self._step_table().to_pandas()
+        from sepsis_gym.trajectory_files import step_table
+
+        frame: pd.DataFrame = step_table(self).to_pandas()
         return frame
 
     def to_d3rlpy(self) -> "MDPDataset":
@@ -423,6 +335,6 @@ class Trajectories:
         )
 
 
-_ROW_ARRAYS = tuple(
+ROW_ARRAYS = tuple(
     item.name for item in fields(Trajectories) if item.name not in ("stays", "offsets", "manifest")
 )

@@ -119,6 +119,10 @@ def test_loading_what_is_broken_says_what_and_where(trajectories, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"content_hash": "0"}))
     with pytest.raises(TrajectoryError, match="hash"):
         Trajectories.load(tmp_path)
+    del manifest["flow"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SchemaError, match="'flow' is missing"):
+        Trajectories.load(tmp_path)
     trajectories.save(tmp_path)
     (tmp_path / "stays.parquet").write_bytes(b"PAR1 no parquet")
     with pytest.raises(SourceError, match="cannot be read"):
