@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 OUT ?= runs/demo
 
-.PHONY: demo test test-core lint
+.PHONY: demo test test-core test-llm lint
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/sepsis-gym demo --out $(OUT)
@@ -14,6 +14,10 @@ test: $(VENV)/.ready-dev
 # The environments on the newest Gymnasium, with nothing heavy installed.
 test-core: $(VENV)-core/.ready
 	$(VENV)-core/bin/python -m pytest tests/sepsis_gym tests/evaluation
+
+# The LLM agent against a real vLLM server (CPU build, an environment of its own).
+test-llm: $(VENV)/.ready-dev
+	PYTHON=$(PYTHON) tests/with_vllm.sh $(VENV)-vllm $(VENV)/bin/python -m pytest -m llm_server
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .

@@ -109,7 +109,7 @@ class Results:
         """Plain JSON types; a number that does not exist is None, with a reason beside it."""
         return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **_plain(self)}
 
-    def to_text(self, *, color: bool = False, width: int = 165) -> str:
+    def to_text(self, *, color: bool = False, width: int = 185) -> str:
         """The table, its warnings and notes; rows that are not ok are marked, and dim in color.
 
         Args:

@@ -328,7 +328,7 @@ def test_one_stay_against_a_real_server():
         env.unwrapped.preprocessing,
         fallback=make_agent("fixed_dose", action=FALLBACK),
     )
-    run_episode(env, agent, seed=0)
+    assert np.isfinite(run_episode(env, agent, seed=0))
     counts = agent.counts
     assert counts["decisions"] == len(agent.transcript)
     assert counts["tokens"] > 0

@@ -208,7 +208,8 @@ def test_world_model_column(trajectories, toy_model):
         {"constant": FixedBatchAgent(CONSTANT)}, trajectories, QUICK, env=SepsisEnv(toy_model)
     )
     assert results.rows[1].world_model_return.episodes == 8
-    assert "World model" in results.to_text()
+    heading = next(line for line in results.to_text().splitlines() if "Policy" in line)
+    assert heading.split()[-3:] == ["World", "model", "Trust"]
 
 
 def test_agents_that_a_vector_environment_cannot_run_say_so(trajectories, toy_model):
