@@ -7,6 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.dynamics import End, TransitionModel
+from sepsis_gym.envs import SepsisEnv
 from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from sepsis_gym.features import FEATURE_INDEX, HIGH, LOW, N_FEATURES, TYPICAL
 from world_models import TrainConfig, available, load_world_model
@@ -328,3 +329,23 @@ def test_what_cannot_be_loaded_or_trained_is_named(trained, raw_cohort, tmp_path
         train_world_model(same_window, tmp_path / "leaky")
     with pytest.raises(ConfigError, match="hidden"):
         TrainConfig(hidden=0)
+
+
+@pytest.mark.parametrize("step_hours", [1, 8])
+def test_other_clocks_train_and_open_as_environments(tmp_path, step_hours):
+    raw = dynamic_cohort(60)
+    if step_hours == 8:  # nine decisions at most
+        kept = np.arange(raw.offsets[-1]) - np.repeat(raw.offsets[:-1], np.diff(raw.offsets)) < 10
+        lengths = np.minimum(np.diff(raw.offsets), 10)
+        rows = {
+            name: getattr(raw, name)[kept]
+            for name in ("raw", "ventilated", "fluid_ml", "norepinephrine_equivalent", "sofa_24h")
+        }
+        raw = replace(raw, offsets=np.concatenate([[0], np.cumsum(lengths)]), **rows)
+    config = AssemblyConfig(step_hours=step_hours)
+    stays = assemble(raw, config, source="AR(1) stays", credentialed=False)
+    env = SepsisEnv(train_world_model(stays, tmp_path / "model", replace(QUICK, epochs=1)))
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(0)
+    assert info["hours"] == 2 * step_hours
+    assert env.preprocessing.max_steps == 72 // step_hours
