@@ -81,7 +81,7 @@ class BatchPolicy(ABC):
     def __init__(self, *, seed: int = 0) -> None:
         """Seeds the draws."""
         self.seed = seed
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng([seed, 2])  # an env of this seed has another stream
 
     @abstractmethod
     def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:

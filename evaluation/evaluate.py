@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -124,13 +125,15 @@ def evaluate_agents(
             only, and the rows of others say so.
 
     Raises:
-        ConfigError: An agent is called "clinicians".
+        ConfigError: An agent is called "clinicians", or an agent or the environment was made
+            with other scales or dose levels than the cohort.
         UnknownNameError: A split holds no stay.
         SupportError: There are too few patients.
         ValueError: An agent's probabilities are none.
     """
     if "clinicians" in agents:
         raise ConfigError('no agent may be called "clinicians": that row is always there')
+    _check_alike(agents, trajectories, env)
     bench = _set_up(trajectories, config or EvaluationConfig())
     rows = [_clinician_row(bench)]
     rows += [_agent_row(name, agent, bench, model, env) for name, agent in agents.items()]
@@ -147,6 +150,26 @@ def evaluate_agents(
         config=asdict(bench.config),
         notes=_notes(bench),
     )
+
+
+def _check_alike(
+    agents: Mapping[str, Agent], trajectories: Trajectories, env: AnyEnv | None
+) -> None:
+    """Refuses agents and environments whose observations or doses mean something else."""
+    for name, agent in agents.items():
+        own = getattr(agent, "preprocessing", None)
+        if own is not None and own != trajectories.preprocessing:
+            raise ConfigError(
+                f"agent {name} was trained on other data: clock, scales or dose levels differ; "
+                "train it on this cohort"
+            )
+    if env is not None:
+        inside: Any = env if isinstance(env, VectorEnv) else env.unwrapped
+        if getattr(inside, "preprocessing", None) != trajectories.preprocessing:
+            raise ConfigError(
+                "the environment differs from the cohort in clock, scales or dose levels; "
+                "train its world model on this cohort"
+            )
 
 
 def _set_up(trajectories: Trajectories, config: EvaluationConfig) -> _Bench:

@@ -55,7 +55,7 @@ def rollout_value(
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # not the stream that the environment draws from
     if isinstance(env, gym.vector.VectorEnv):
         if not isinstance(agent, BatchAgent):
             raise ConfigError("a vector environment needs a BatchAgent; pass a single environment")

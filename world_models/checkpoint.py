@@ -15,10 +15,11 @@ from sepsis_gym.preprocessing import Preprocessing
 from world_models.model import ClinicalWorldModel
 from world_models.start_states import StartStates
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _START = "start_states."
+_NOISE = "noise_factor"
 
 
 def available() -> list[str]:
@@ -55,7 +56,8 @@ def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
         weights = {k: v for k, v in arrays.items() if not k.startswith(_START)}
         if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{bad[0]} holds numbers that are not finite")
-        model = ClinicalWorldModel(preprocessing, weights, StartStates(**start))
+        noise = weights.pop(_NOISE)
+        model = ClinicalWorldModel(preprocessing, weights, StartStates(**start), noise)
         rng = np.random.default_rng(0)
         model.step(model.start(1, rng), np.ones(1), np.ones(1), rng)  # do all shapes fit together?
         return model
@@ -77,6 +79,7 @@ def save_world_model(
     arrays: dict[str, Any] = {k: w.astype(np.float16) for k, w in model.weights.items()}
     for name in ("quantiles", "threshold", "factor"):  # views would be stored wrongly
         arrays[_START + name] = np.ascontiguousarray(getattr(model.start_states, name))
+    arrays[_NOISE] = np.ascontiguousarray(model.noise_factor)
     description = {
         "format_version": FORMAT_VERSION,
         "preprocessing": model.preprocessing.to_dict(),

@@ -1,7 +1,6 @@
 """How well a world model predicts held-out stays, beside persistence."""
 
 import io
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +10,9 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import FEATURE_NAMES
-from sepsis_gym.patients import Patients
 from sepsis_gym.trajectories import Trajectories
 from world_models.model import ClinicalWorldModel
+from world_models.noise import one_step
 
 Numbers = dict[str, float]
 _Z_90 = 1.6449
@@ -35,7 +34,7 @@ def evaluate_fidelity(model: ClinicalWorldModel, trajectories: Trajectories) -> 
         Name to number; NaN where the stays cannot tell (one class only).
     """
     log = trajectories
-    expected = _one_step(model, log)
+    expected = one_step(model, log)
     rows = np.flatnonzero(log.is_decision)
     now, truth = model.preprocessing.standardize(log.values), log.measured[rows + 1]
     target = now[rows + 1]
@@ -80,28 +79,6 @@ def fidelity_table(numbers: Numbers) -> str:
     out = io.StringIO()
     Console(file=out, width=80).print(table)
     return out.getvalue()
-
-
-def _one_step(model: ClinicalWorldModel, log: Trajectories) -> dict[str, NDArray[Any]]:
-    """Predictions for every decision, [D, ...], following each stay's logged states."""
-    rows = np.flatnonzero(log.is_decision)
-    position = np.cumsum(log.is_decision) - 1
-    out: dict[str, NDArray[Any]] = {}
-    patients: Patients | None = None
-    for t in range(int(log.n_decisions.max())):
-        alive = log.n_decisions > t
-        here = log.offsets[:-1][alive] + t
-        logged = log.patients(here)
-        if patients is not None:
-            kept = patients.take(alive[log.n_decisions > t - 1])
-            logged = model.follow(kept, logged)
-        doses = log.fluid_ml[here], log.norepinephrine_equivalent[here]
-        for name, values in model.predict(logged, *doses).items():
-            if name not in out:
-                out[name] = np.zeros((len(rows), *values.shape[1:]), np.float32)
-            out[name][position[here]] = values
-        patients = logged
-    return out
 
 
 def _open_loop(model: ClinicalWorldModel, log: Trajectories) -> Numbers:

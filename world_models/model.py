@@ -31,7 +31,11 @@ class ClinicalWorldModel:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, weights: Weights, start_states: StartStates
+        self,
+        preprocessing: Preprocessing,
+        weights: Weights,
+        start_states: StartStates,
+        noise_factor: _Floats | None = None,
     ) -> None:
         """Wraps trained weights.
 
@@ -39,6 +43,8 @@ class ClinicalWorldModel:
             preprocessing: Clock, scales and dose levels of the training cohort.
             weights: Arrays of ``EnsembleNetwork``, by name.
             start_states: Where patients come from.
+            noise_factor: [39, 39] what turns independent noise into noise that goes together as
+                the errors do (see :func:`world_models.noise.fit_noise`); None for independent.
         """
         self.preprocessing = preprocessing
         # rounded to what a checkpoint stores, so that a saved model is the same model
@@ -46,6 +52,9 @@ class ClinicalWorldModel:
             name: w.astype(np.float16).astype(np.float32) for name, w in weights.items()
         }
         self.start_states = start_states
+        independent = np.eye(N_FEATURES, dtype=np.float32)
+        self.noise_factor = independent if noise_factor is None else noise_factor
+        self._noise_scale = np.sqrt((self.noise_factor**2).sum(1))
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
@@ -64,7 +73,7 @@ class ClinicalWorldModel:
     ) -> Transition:
         """Samples the step of n patients, each from its own member."""
         n = len(patients)
-        noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
+        noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32) @ self.noise_factor.T
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
         outputs, memory, z_now = self._predict(patients, fluid_ml, norepinephrine_equivalent)
         new = np.flatnonzero(memory[:, :, -1].sum(1) == 0)
@@ -107,7 +116,7 @@ class ClinicalWorldModel:
         outputs, _, z_now = self._predict(asked, fluid_ml, norepinephrine_equivalent)
         change, scale, _, ventilated, end = _split(outputs)
         mean = z_now + change.mean(0)
-        spread = np.sqrt((scale**2).mean(0) + change.var(0)) * _Z_90
+        spread = self._total_scale(change, scale) * _Z_90
         values = self.preprocessing.restore(mean)
         bounds = [self.preprocessing.restore(mean + sign * spread) for sign in (-1, 1)]
         ventilation, ending = ventilated.mean(0), end.mean(0)
@@ -185,12 +194,16 @@ class ClinicalWorldModel:
         change, scale, _, ventilated, end = _split(outputs)
         return {
             "mean": z_now + change.mean(0),
-            "scale": np.sqrt((scale**2).mean(0) + change.var(0)),
+            "scale": self._total_scale(change, scale),
             "ventilated": ventilated.mean(0),
             "end": end.mean(0),
             "mortality_90d": _risk(outputs),
             "epistemic": change.std(0).mean(-1),
         }
+
+    def _total_scale(self, change: _Floats, scale: _Floats) -> _Floats:
+        """[n, 39] standard deviation of the ensemble's mixture, from [M, n, 39] each."""
+        return np.sqrt((scale**2).mean(0) * self._noise_scale**2 + change.var(0))
 
     def _predict(
         self,

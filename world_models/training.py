@@ -18,6 +18,7 @@ from sepsis_gym.trajectories import Trajectories
 from world_models.checkpoint import save_world_model
 from world_models.config import TrainConfig
 from world_models.model import ClinicalWorldModel
+from world_models.noise import fit_noise
 from world_models.start_states import StartStates
 
 try:
@@ -70,6 +71,8 @@ def train_world_model(
     weights = {name: tensor.cpu().numpy() for name, tensor in run.best.items()}
     starts = StartStates.fit(train)
     model = ClinicalWorldModel(trajectories.preprocessing, weights, starts)
+    noise = fit_noise(model, validation)
+    model = ClinicalWorldModel(trajectories.preprocessing, weights, starts, noise)
     save_world_model(model, target, _provenance(trajectories, run))
     shutil.rmtree(state, ignore_errors=True)
     return model

@@ -79,7 +79,8 @@ def build_mimic(
 def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tuple[str, str]]:
     start, stop = ONSET_WINDOW_HOURS
     septic = "SELECT stay_id FROM sepsis"
-    yield f"two steps of {assembly.step_hours} h or more", f"hours > {assembly.step_hours}"
+    two_steps = 2 * assembly.step_hours
+    yield f"two whole steps of {assembly.step_hours} h", f"hours >= {two_steps}"
     yield (
         f"infection ({config.infection}) suspected {start} to {stop} h from ICU admission",
         f"stay_id IN ({septic})",
@@ -95,7 +96,8 @@ def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig)
     last = HORIZON_HOURS // assembly.step_hours
     connection.execute(
         "CREATE OR REPLACE TEMP VIEW kept AS SELECT row_number() OVER (ORDER BY stay_id, bin) - 1 "
-        f"AS row, g.* FROM grid g JOIN stays USING (stay_id) WHERE bin <= {last}"
+        f"AS row, g.* FROM grid g JOIN stays USING (stay_id) WHERE bin <= {last} "
+        f"AND (bin + 1) * {assembly.step_hours} <= stays.hours"
     )
     rows = connection.execute("SELECT * FROM kept ORDER BY row").fetchnumpy()
     long = connection.execute(
@@ -107,7 +109,10 @@ def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig)
     stays = connection.execute(
         "SELECT * FROM stays JOIN charlson USING (stay_id) ORDER BY stay_id"
     ).fetchnumpy()
-    n_bins = np.ceil(stays["hours"] / assembly.step_hours).astype(np.int64)
+    # Whole bins only: what little is given and passed in a bin that the end of the stay cuts short
+    # would tie low doses to the outcome.
+    n_bins = np.floor(stays["hours"] / assembly.step_hours).astype(np.int64)
+    in_icu_beyond = stays["hours"] > (last + 1) * assembly.step_hours
     end = np.where(stays["died_in_icu"], End.DIED, End.DISCHARGED)
     columns: dict[str, tuple[NDArray[Any], type]] = {
         "stay_id": (stays["stay_id"], np.int64),
@@ -117,7 +122,7 @@ def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig)
         "charlson": (stays["charlson"], np.float32),
         "died_in_hospital": (stays["died_in_hospital"], np.bool_),
         "died_90d": (stays["died_90d"], np.bool_),
-        "end": (np.where(n_bins > last + 1, End.HORIZON, end), np.int8),
+        "end": (np.where(in_icu_beyond, End.HORIZON, end), np.int8),
     }
     return RawCohort(
         stays={name: np.asarray(column, dtype) for name, (column, dtype) in columns.items()},

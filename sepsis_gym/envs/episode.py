@@ -114,7 +114,7 @@ def advance(
         sofa=sofa,
         end=end,
         died_90d=np.where(over, died, UNKNOWN).astype(np.int8),
-        mortality_90d=transition.mortality_90d,
+        mortality_90d=np.where(end == End.DIED, 1.0, transition.mortality_90d).astype(np.float32),
         epistemic=transition.epistemic,
     )
     return following, paid

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -261,3 +262,16 @@ def test_trust_scales_with_the_log():
     assert gate.unusable_below(50) == 10
     assert gate.unusable_below(290) == pytest.approx(20)
     assert gate.unusable_below(5000) == 50
+
+
+def test_agents_and_environments_of_another_cohort_are_refused(trajectories, toy_model):
+    other = replace(trajectories.preprocessing, static_mean=(0.0, 0.0, 0.0))
+    agent = FixedBatchAgent(CONSTANT)
+    agent.preprocessing = other
+    with pytest.raises(ConfigError, match="agent stranger was trained on other data"):
+        evaluate_agents({"stranger": agent}, trajectories, QUICK)
+    toy_model.preprocessing = other
+    with pytest.raises(ConfigError, match="environment differs"):
+        evaluate_agents(
+            {"one": FixedBatchAgent(CONSTANT)}, trajectories, QUICK, env=SepsisEnv(toy_model)
+        )

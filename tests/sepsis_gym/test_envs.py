@@ -110,6 +110,7 @@ def test_the_horizon_ends_and_pays_the_outcome(toy_model):
         assert total == 1 - info["died_90d"]
         assert (info["end"] == End.HORIZON) == (info["step"] == 18 and info["end"] > End.DIED)
         assert info["died_90d"] == 1 or info["end"] != End.DIED
+        assert (info["mortality_90d"] == 1) == (info["end"] == End.DIED)
     assert ends == {End.DISCHARGED, End.DIED, End.HORIZON}
 
 

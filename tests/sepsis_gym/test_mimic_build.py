@@ -37,7 +37,7 @@ def test_build_makes_trajectories_with_flow_and_notes(tmp_path: Path) -> None:
     assert cohort.manifest.source == "in"
     assert cohort.manifest.flow[-1][1] == 12
     assert cohort.stays.end.tolist()[:3] == [2, 3, 1]  # died, cut by the horizon, discharged
-    assert cohort.n_decisions.tolist()[:3] == [7, 18, 7]
+    assert cohort.n_decisions.tolist()[:3] == [6, 18, 6]
     assert cohort.stays.died_90d.tolist()[:2] == [True, False]
     assert cohort.stays.charlson.tolist() == [2.0] * 12  # age 60-69
     assert np.nanmax(cohort.sofa_24h) == 3  # NaN once the heart rate is no longer charted
@@ -212,3 +212,9 @@ def test_values_land_in_their_own_column(tmp_path: Path) -> None:
     assert np.all(heart_rate == 90)
     measured = cohort.measured.any(0)
     assert set(np.flatnonzero(measured)) == {FEATURE_INDEX[n] for n in ("heart_rate", "creatinine")}
+
+
+def test_a_step_that_discharge_cuts_short_is_left_out(tmp_path: Path) -> None:
+    # 30 h in the ICU are seven whole steps of 4 h: six decisions, none taken in the last 2 h
+    built = build_mimic(write(tmp_path / "in", septic_stays()), tmp_path / "out")
+    assert set(built.n_decisions) == {6}

@@ -349,3 +349,20 @@ def test_other_clocks_train_and_open_as_environments(tmp_path, step_hours):
     _, _, _, _, info = env.step(0)
     assert info["hours"] == 2 * step_hours
     assert env.preprocessing.max_steps == 72 // step_hours
+
+
+def test_simulated_vitals_fit_together():
+    model = load_world_model("default")
+    rng = np.random.default_rng(0)
+    patients = model.start(500, rng)
+    fluid, dose = np.full(500, 100.0), np.full(500, 0.05)
+    low, impossible = [], []
+    for _ in range(8):
+        patients = model.step(patients, fluid, dose, rng).patients
+        sysbp, diabp, meanbp = (
+            patients.values[:, FEATURE_INDEX[name]] for name in ("sysbp", "diabp", "meanbp")
+        )
+        impossible.append((diabp > meanbp) | (meanbp > sysbp))
+        low.append(np.corrcoef(diabp, meanbp)[0, 1])
+    assert np.mean(impossible) < 0.02
+    assert min(low) > 0.8
