@@ -7,14 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sepsis_gym.errors import ConfigError
+
 
 @contextmanager
 def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary folder whose files become those of ``target`` when the block succeeds.
 
     If the block fails, ``target`` is as it was. Other files in an existing ``target`` are left.
+
+    Raises:
+        ConfigError: ``target`` is a file.
     """
     target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: is a file; name a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:

@@ -24,6 +24,7 @@ from sepsis_gym.features import (
 )
 
 HORIZON_HOURS = 72
+STEP_HOURS = (1, 2, 4, 8)
 NEVER = 9999
 """Age, in steps, of a feature that was never measured."""
 SMALLEST_SCALE = 1e-3
@@ -57,7 +58,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Checks the clock, the lengths and the scales."""
-        if self.step_hours not in (1, 2, 4, 8):
+        if self.step_hours not in STEP_HOURS:
             raise ConfigError(f"step_hours must be 1, 2, 4 or 8, got {self.step_hours}")
         if self.alignment not in ("causal", "same_window"):
             raise ConfigError(f"alignment must be causal or same_window, got {self.alignment!r}")

@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
             description=_DESCRIPTION,
             args=args,
         )
-    except (SepsisGymError, ImportError) as error:
+    except (SepsisGymError, ImportError, OSError) as error:
         print(f"sepsis-gym: error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

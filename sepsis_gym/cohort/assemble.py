@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.actions import ActionBins
 from sepsis_gym.errors import ConfigError, EmptyCohortError
-from sepsis_gym.preprocessing import Alignment, Preprocessing
+from sepsis_gym.preprocessing import STEP_HOURS, Alignment, Preprocessing
 from sepsis_gym.reward import RewardConfig, known_lactate, step_reward
 from sepsis_gym.sofa import state_sofa
 from sepsis_gym.trajectories import Manifest, Split, StayTable, Trajectories
@@ -38,7 +38,9 @@ class AssemblyConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
-        """Checks that a training split is left."""
+        """Checks the clock and that a training split is left."""
+        if self.step_hours not in STEP_HOURS:
+            raise ConfigError(f"step_hours must be 1, 2, 4 or 8, got {self.step_hours}")
         if min(self.validation_share, self.test_share) < 0 or (
             self.validation_share + self.test_share >= 1
         ):

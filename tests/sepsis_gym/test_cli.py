@@ -88,6 +88,20 @@ def test_unknown_world_model_agent_and_cohort(capsys, tmp_path):
     assert not out.exists()
 
 
+def test_an_output_that_is_a_file_and_a_clock_that_is_none(capsys, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    synthetic = ("cohort", "synthetic", "--patients", "20", "--out")
+    assert "taken" in fails(capsys, *synthetic, taken)
+    training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT, "--out", taken)
+    assert "taken: is a file; name a folder" in fails(capsys, *training)
+    assert taken.read_text() == "mine"
+    with pytest.raises(SystemExit) as stopped:
+        main([*synthetic, str(tmp_path / "out"), "--step-hours", "3"])
+    assert stopped.value.code == 2  # a flag that cannot be, told by the parser
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_language_model_needs_an_endpoint_and_a_name(capsys, tmp_path):
     evaluate = ("evaluate", "--cohort", SAMPLE_COHORT, "--out", tmp_path / "out")
     told = fails(capsys, *evaluate, "--base-url", "http://127.0.0.1:9/v1")
