@@ -131,35 +131,21 @@ def assemble(
     decision = np.ones(len(stay_of_row), bool)
     decision[cohort.offsets[1:] - 1] = False
     previous, given = _align_doses(cohort, decision, config)
-    fitted_on = train[stay_of_row] & decision
-    action_bins = ActionBins.fit(
-        *(dose[fitted_on] for dose in given),
-        source=f"training-split quartiles, {config.step_hours}-h steps",
-    )
-    preprocessing = Preprocessing.fit(
-        cohort.raw[train[stay_of_row]],
-        stays.static[train],
-        action_bins,
-        step_hours=config.step_hours,
-        alignment=config.alignment,
-    )
+    in_train = train[stay_of_row]
+    preprocessing = _fit(cohort, stays.static[train], given, in_train, decision, config)
     values, age = _carry_forward(cohort, preprocessing)
     known = preprocessing.known(age)
     sofa = state_sofa(values, known, cohort.ventilated, previous[1])
-    lactate = known_lactate(values, known)
     terminated = np.zeros(len(decision), bool)
     terminated[cohort.offsets[1:] - 2] = True
-    following = np.minimum(np.arange(len(decision)) + 1, len(decision) - 1)
-    reward = step_reward(
+    reward = _pay(
         sofa,
-        sofa[following],
-        lactate,
-        lactate[following],
+        known_lactate(values, known),
         terminated,
         stays.died_90d[stay_of_row],
         config.reward,
     )
-    action = action_bins.action(*(np.where(decision, dose, 0.0) for dose in given))
+    action = preprocessing.action_bins.action(*(np.where(decision, dose, 0.0) for dose in given))
     trajectories = Trajectories(
         stays=stays,
         offsets=cohort.offsets,
@@ -186,6 +172,41 @@ def assemble(
     )
     trajectories.validate()
     return trajectories
+
+
+def _fit(
+    cohort: RawCohort,
+    static: NDArray[np.float32],
+    given: "_Doses",
+    in_train: NDArray[np.bool_],
+    decision: NDArray[np.bool_],
+    config: AssemblyConfig,
+) -> Preprocessing:
+    """Fill values, scales and dose levels, from the training split's rows alone."""
+    action_bins = ActionBins.fit(
+        *(dose[in_train & decision] for dose in given),
+        source=f"training-split quartiles, {config.step_hours}-h steps",
+    )
+    return Preprocessing.fit(
+        cohort.raw[in_train],
+        static,
+        action_bins,
+        step_hours=config.step_hours,
+        alignment=config.alignment,
+    )
+
+
+def _pay(
+    sofa: NDArray[np.int8],
+    lactate: NDArray[np.floating],
+    terminated: NDArray[np.bool_],
+    died: NDArray[np.bool_],
+    config: RewardConfig,
+) -> NDArray[np.float64]:
+    """[R] reward of each row's action; that of a final state is without meaning."""
+    following = np.minimum(np.arange(len(sofa)) + 1, len(sofa) - 1)
+    after = sofa[following], lactate[following]
+    return step_reward(sofa, after[0], lactate, after[1], terminated, died, config)
 
 
 _Doses = tuple[NDArray[np.float32], NDArray[np.float32]]
