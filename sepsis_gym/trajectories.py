@@ -256,10 +256,13 @@ class Trajectories:
             low, high = LOW[index], HIGH[index]
             self._require(inside[:, index], f"{name} must be a number from {low:g} to {high:g}")
         for name in ("previous_fluid_ml", "previous_norepinephrine_equivalent"):
-            self._require(getattr(self, name) >= 0, f"{name} must be zero or more")
+            dose = getattr(self, name)
+            self._require((dose >= 0) & np.isfinite(dose), f"{name} must be zero or more")
         decision = self.is_decision
         for name in ("fluid_ml", "norepinephrine_equivalent"):
-            self._require((getattr(self, name) >= 0) | ~decision, f"{name} must be zero or more")
+            dose = getattr(self, name)
+            given = (dose >= 0) & np.isfinite(dose)
+            self._require(given | ~decision, f"{name} must be zero or more")
         in_grid = (self.action >= 0) & (self.action < N_ACTIONS)
         self._require(np.where(decision, in_grid, self.action == -1), "action must be 0 to 24")
         self._require(np.isfinite(self.reward) | ~decision, "reward must be a finite number")

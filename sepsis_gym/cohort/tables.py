@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from sepsis_gym.errors import SchemaError, SourceError
 
+KEYS = {"icustays": "stay_id", "admissions": "hadm_id", "patients": "subject_id"}
+"""Columns that no two rows of a small table may share: joins would multiply stays and doses."""
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
 
 
@@ -186,6 +188,17 @@ def load_small(connection: duckdb.DuckDBPyConnection, files: dict[str, Path]) ->
                 f"CREATE OR REPLACE TABLE {table.name} AS {_typed(table, files[table.name])}"
             )
             _execute(connection, statement, files[table.name])
+            _check_key(connection, table.name, files[table.name])
+
+
+def _check_key(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
+    key = KEYS[name]
+    twice = connection.execute(
+        f"SELECT {key} FROM {name} WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 "
+        f"ORDER BY {key} LIMIT 1"
+    ).fetchone()
+    if twice:
+        raise SchemaError(f"{path}: {key} {twice[0]} stands in more than one row; keep one of them")
 
 
 def cache_table(

@@ -218,3 +218,17 @@ def test_a_step_that_discharge_cuts_short_is_left_out(tmp_path: Path) -> None:
     # 30 h in the ICU are seven whole steps of 4 h: six decisions, none taken in the last 2 h
     built = build_mimic(write(tmp_path / "in", septic_stays()), tmp_path / "out")
     assert set(built.n_decisions) == {6}
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [("icustays", "stay_id"), ("admissions", "hadm_id"), ("patients", "subject_id")],
+)
+def test_a_row_that_stands_twice_is_named_before_it_multiplies_stays(
+    tmp_path: Path, table: str, key: str
+) -> None:
+    rows = septic_stays()
+    rows[table].append(dict(rows[table][3]))
+    with pytest.raises(SchemaError, match=rf"{table}\.csv.*{key} \d+ stands in more than one row"):
+        build_mimic(write(tmp_path / "in", rows), tmp_path / "out")
+    assert not (tmp_path / "out" / "steps.parquet").exists()

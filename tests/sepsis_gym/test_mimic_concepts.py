@@ -245,3 +245,21 @@ def test_heavier_comorbidity_of_a_slot_replaces_the_lighter(tmp_path: Path) -> N
 def test_no_item_has_two_meanings() -> None:
     items = [(source, item) for source, item, *_ in item_rows()]
     assert len(items) == len(set(items))
+
+
+@pytest.mark.parametrize("word", ["NaN", "inf"])
+def test_a_rate_or_amount_that_is_no_number_is_dropped_and_says_so(
+    tmp_path: Path, word: str
+) -> None:
+    rows = septic_stays(1)
+    rows["inputevents"] = [
+        drug(NOREPINEPHRINE, 1, 3, rate=word),
+        drug(NOREPINEPHRINE, 1, 3, rate=0.2),
+        fluid(1, 1, word),
+        fluid(1, 1, 250),
+    ]
+    connection = computed(tmp_path, rows)
+    assert grid(connection, "norepinephrine_equivalent")[0] == pytest.approx(0.2)
+    assert grid(connection, "fluid_ml")[0] == pytest.approx(250)
+    dropped = connection.execute("SELECT dropped FROM inputs ORDER BY dropped").fetchall()
+    assert dropped.count(("not_finite",)) == 2

@@ -135,6 +135,7 @@ def test_loading_what_is_broken_says_what_and_where(trajectories, tmp_path):
         ("action", 25, "action must be 0 to 24"),
         ("reward", np.nan, "reward must be a finite"),
         ("fluid_ml", -1, "fluid_ml must be zero or more"),
+        ("norepinephrine_equivalent", np.inf, "norepinephrine_equivalent must be zero or more"),
         ("terminated", True, "last decision only"),
     ],
 )

@@ -39,6 +39,8 @@ SELECT stay_id, role, starttime, endtime, NOT drug AND rate IS NULL AND NOT last
             THEN 'no_duration'
         WHEN drug AND rate IS NULL THEN 'no_rate'
         WHEN drug AND dose IS NULL OR NOT drug AND ml IS NULL THEN 'unknown_unit'
+        -- the words NaN and inf read as numbers, and least() would turn them into the cap
+        WHEN NOT isfinite(CASE WHEN drug THEN dose ELSE ml END) THEN 'not_finite'
         WHEN CASE WHEN drug THEN dose ELSE ml END <= 0 THEN 'not_positive'
     END AS dropped
 FROM doses
