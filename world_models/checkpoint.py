@@ -1,5 +1,6 @@
 """World models on disk: ``model.json`` and ``model.safetensors``, never a pickle."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from sepsis_gym.errors import CheckpointError, UnknownNameError
 from sepsis_gym.files import whole_folder
@@ -51,7 +52,10 @@ def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
         raise CheckpointError(f"{folder / DESCRIPTION_FILE}: preprocessing: {error}") from error
     file = folder / WEIGHTS_FILE
     try:
-        arrays = {key: array.astype(np.float32) for key, array in load_file(file).items()}
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != description["weights_sha256"]:
+            raise ValueError(f"it is not the file that {DESCRIPTION_FILE} describes")
+        arrays = {key: array.astype(np.float32) for key, array in load(content).items()}
         start = {k.removeprefix(_START): v for k, v in arrays.items() if k.startswith(_START)}
         weights = {k: v for k, v in arrays.items() if not k.startswith(_START)}
         if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
@@ -80,14 +84,16 @@ def save_world_model(
     for name in ("quantiles", "threshold", "factor"):  # views would be stored wrongly
         arrays[_START + name] = np.ascontiguousarray(getattr(model.start_states, name))
     arrays[_NOISE] = np.ascontiguousarray(model.noise_factor)
+    content = save(arrays)
     description = {
         "format_version": FORMAT_VERSION,
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
         "preprocessing": model.preprocessing.to_dict(),
         "provenance": provenance,
     }
     with whole_folder(folder) as temporary:
         # not ``save_file``, which makes the file readable for its owner only
-        (temporary / WEIGHTS_FILE).write_bytes(save(arrays))
+        (temporary / WEIGHTS_FILE).write_bytes(content)
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
 
 

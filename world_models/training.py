@@ -23,7 +23,8 @@ from world_models.start_states import StartStates
 
 try:
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
     from torch import Tensor
 
     from world_models.network import EnsembleNetwork
@@ -33,6 +34,7 @@ except ImportError as error:
 
 _LARGEST_GRADIENT = 1.0
 _RIDGE = 0.01
+_STATE_FILE = "state.safetensors"
 
 
 def train_world_model(
@@ -155,17 +157,18 @@ class _Run:
             tensors |= {f"optimizer.{index}.{k}": v for k, v in moments.items()}
         progress = {"of": self._fingerprint(data), "epoch": self.epoch}
         progress |= {"best_epoch": self.best_epoch, "best_loss": self.best_loss}
-        with whole_folder(folder) as temporary:
-            save_file(tensors, temporary / "state.safetensors", {"epoch": str(self.epoch)})
-            (temporary / "progress.json").write_text(json.dumps(progress))
+        with whole_folder(folder) as temporary:  # one file, so that no kill can mix two epochs
+            file = temporary / _STATE_FILE
+            save_file(tensors, file, {"progress": json.dumps(progress)})
 
     def resume(self, folder: Path, data: str) -> None:
         """Goes on from a kept state of the same run, if there is one."""
         try:
-            progress = json.loads((folder / "progress.json").read_text())
-            tensors = load_file(folder / "state.safetensors", self.config.device)
-        except (OSError, ValueError):
-            return
+            with safe_open(folder / _STATE_FILE, "pt", device=self.config.device) as file:
+                progress = json.loads(file.metadata()["progress"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError):
+            return  # there is none, or it is damaged: begin anew
         if progress["of"] != self._fingerprint(data):
             return
         self.epoch, self.best_epoch = progress["epoch"], progress["best_epoch"]

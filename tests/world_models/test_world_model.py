@@ -1,10 +1,13 @@
+import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import world_models
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.dynamics import End, TransitionModel
 from sepsis_gym.envs import SepsisEnv
@@ -314,6 +317,9 @@ def test_what_cannot_be_loaded_or_trained_is_named(trained, raw_cohort, tmp_path
         ("head_weight", arrays["head_weight"][:, :-1].copy(), r"model\.safetensors"),
     ):
         save_file(arrays | {name: spoilt}, broken / "model.safetensors")
+        digest = hashlib.sha256((broken / "model.safetensors").read_bytes()).hexdigest()
+        changed = json.loads(description) | {"weights_sha256": digest}
+        (broken / "model.json").write_text(json.dumps(changed))
         with pytest.raises(CheckpointError, match=message):
             load_world_model(broken)
     (broken / "model.json").write_text("[]")
@@ -366,3 +372,36 @@ def test_simulated_vitals_fit_together():
         low.append(np.corrcoef(diabp, meanbp)[0, 1])
     assert np.mean(impossible) < 0.02
     assert min(low) > 0.8
+
+
+def test_weights_of_another_description_are_refused(trained, tmp_path):
+    _, folder = trained
+    shipped = Path(world_models.__file__).parent / "checkpoints" / "default"
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    (mixed / "model.json").write_bytes((folder / "model.json").read_bytes())
+    (mixed / "model.safetensors").write_bytes((shipped / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"not the file that model\.json describes"):
+        load_world_model(mixed)
+
+
+def test_a_damaged_training_state_begins_anew(cohort, tmp_path, monkeypatch):
+    from world_models import training
+
+    whole = train_world_model(cohort, tmp_path / "whole", QUICK)
+    train_epoch = training._Run.train_epoch
+
+    def killed_in_the_second_epoch(run):
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        train_epoch(run)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Run, "train_epoch", killed_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train_world_model(cohort, tmp_path / "cut", QUICK)
+    state = tmp_path / ".cut-training" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-500])
+    again = train_world_model(cohort, tmp_path / "cut", QUICK)
+    for name, weight in whole.weights.items():
+        np.testing.assert_array_equal(weight, again.weights[name], err_msg=name)
