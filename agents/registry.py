@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from agents.policy import AgentRecord, SavableAgent, TrainableAgent
 from sepsis_gym.agent import Agent
 from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
-from sepsis_gym.files import whole_folder
+from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
@@ -83,6 +83,8 @@ def train_agent(
     found = _agent_class(name)
     if not hasattr(found, "train"):
         raise ConfigError(f"agent {name!r} needs no training: use make_agent")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must be 0 or more (and fit 63 bits), got {seed}")
     trainable = cast(type[TrainableAgent], found)
     settings = trainable.config_type() if config is None else config
     if not isinstance(settings, trainable.config_type):
@@ -90,6 +92,8 @@ def train_agent(
             f"agent {name!r} takes a {trainable.config_type.__name__}, "
             f"got {type(settings).__name__}"
         )
+    if out is not None:
+        check_target(out)
     agent = trainable.train(trajectories, settings, seed=seed)
     if out is not None:
         save_agent(agent, out)

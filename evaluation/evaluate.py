@@ -73,6 +73,8 @@ class EvaluationConfig:
             raise ConfigError("gamma must lie in [0, 1] and softening in [0, 1)")
         if not 0 < self.confidence < 1 or self.resamples < 1 or self.rollout_episodes < 1:
             raise ConfigError("confidence must lie in (0, 1); resamples and episodes be positive")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
         if self.ratio_cap is not None and self.ratio_cap < 1:
             raise ConfigError(f"ratio_cap must be 1 or more, got {self.ratio_cap}")
 

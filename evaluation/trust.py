@@ -39,6 +39,11 @@ class TrustGate:
 
     def __post_init__(self) -> None:
         """Checks that the limits are ordered."""
+        for band in (self.ok_mean_rho, self.usable_mean_rho):
+            if not band[0] <= band[1]:
+                raise ConfigError(f"a band of mean rho must rise, got {band}")
+        if self.reference_stays < 1:
+            raise ConfigError(f"reference_stays must be 1 or more, got {self.reference_stays}")
         if not 0 <= self.least_ess <= self.unusable_ess <= self.ok_ess:
             raise ConfigError("least_ess <= unusable_ess <= ok_ess must hold")
 

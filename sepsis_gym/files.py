@@ -10,6 +10,22 @@ from pathlib import Path
 from sepsis_gym.errors import ConfigError
 
 
+def check_target(target: str | os.PathLike[str]) -> Path:
+    """Makes sure that a folder can be written, before the work whose result it is to hold.
+
+    Raises:
+        ConfigError: ``target`` is a file.
+        OSError: Its parent cannot be written.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target}: is a file; name a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-"):
+        pass
+    return target
+
+
 @contextmanager
 def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary folder whose files become those of ``target`` when the block succeeds.
@@ -19,10 +35,7 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ConfigError: ``target`` is a file.
     """
-    target = Path(target)
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"{target}: is a file; name a folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = check_target(target)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         yield temporary

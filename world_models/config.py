@@ -42,8 +42,10 @@ class TrainConfig:
         for name in ("members", "hidden", "epochs", "patience", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ConfigError("learning_rate must be positive and weight_decay 0 or more")
+        if not 0 < self.learning_rate < 1 or not self.weight_decay >= 0:
+            raise ConfigError("learning_rate must lie in (0, 1) and weight_decay be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be 0 or more (and fit 63 bits), got {self.seed}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
         if not 0 <= self.open_loop_share <= 1:

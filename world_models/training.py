@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sepsis_gym import __version__
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
-from sepsis_gym.files import whole_folder
+from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import Trajectories
 from world_models.checkpoint import save_world_model
 from world_models.config import TrainConfig
@@ -61,7 +61,7 @@ def train_world_model(
         raise ConfigError("a world model needs a cohort of causal alignment, not same_window")
     train, validation = trajectories.split("train"), trajectories.split("validation")
     run = _Run(train, validation, config)
-    target = Path(out)
+    target = check_target(out)
     state = target.parent / f".{target.name}-training"
     run.resume(state, trajectories.content_hash)
     with tqdm(total=config.epochs, initial=run.epoch, desc="world model", disable=None) as bar:

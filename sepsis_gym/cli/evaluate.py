@@ -12,6 +12,7 @@ from sepsis_gym.agent import Agent
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs import SepsisVectorEnv
 from sepsis_gym.errors import ConfigError
+from sepsis_gym.files import check_target
 from sepsis_gym.registration import resolve_model
 from sepsis_gym.trajectories import Trajectories
 
@@ -90,6 +91,9 @@ def score(
     from agents import train_agent
     from agents.policy import check_preprocessing
 
+    if (llm.base_url is None) != (llm.llm_model is None):
+        raise ConfigError("the language-model agent needs both --base-url and --llm-model")
+    check_target(out)
     if "clinician" not in agents:
         agents = {"clinician": train_agent("clinician", trajectories), **agents}
     agents = {**agents, **_baselines(agents)}

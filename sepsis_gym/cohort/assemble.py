@@ -41,9 +41,8 @@ class AssemblyConfig:
         """Checks the clock and that a training split is left."""
         if self.step_hours not in STEP_HOURS:
             raise ConfigError(f"step_hours must be 1, 2, 4 or 8, got {self.step_hours}")
-        if min(self.validation_share, self.test_share) < 0 or (
-            self.validation_share + self.test_share >= 1
-        ):
+        shares = (self.validation_share, self.test_share)
+        if not (min(shares) >= 0 and sum(shares) < 1):  # also refuses NaN
             raise ConfigError("validation_share and test_share must leave room for training")
 
 

@@ -93,10 +93,12 @@ class MimicConfig:
             )
         if (
             self.min_age < 0
-            or self.min_hours < 0
+            or not 0 <= self.min_hours < float("inf")
             or (self.threads is not None and self.threads < 1)
         ):
-            raise ConfigError("min_age and min_hours must be 0 or more, threads 1 or more")
+            raise ConfigError(
+                "min_age and min_hours must be numbers of 0 or more, threads 1 or more"
+            )
 
 
 def run_concepts(

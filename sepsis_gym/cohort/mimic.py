@@ -19,6 +19,7 @@ from sepsis_gym.cohort.concepts import (
     run_concepts,
 )
 from sepsis_gym.dynamics import End
+from sepsis_gym.errors import ConfigError, SourceError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.preprocessing import HORIZON_HOURS
 from sepsis_gym.trajectories import Trajectories
@@ -49,20 +50,24 @@ def build_mimic(
         The cohort, as saved, with the cohort flow and the counts of repairs in its manifest.
 
     Raises:
+        ConfigError: ``memory_limit`` does not suffice.
         SourceError: A table is missing or cannot be read.
         SchemaError: A table lacks a column or a column holds the wrong type.
         EmptyCohortError: No stay is left; names the rule that removed the last one.
     """
     config, assembly = config or MimicConfig(), assembly or AssemblyConfig()
     folder, target = Path(mimic_dir), Path(out)
-    with run_concepts(folder, target / "cache", config, assembly) as connection:
-        keep_stays(connection, list(_sepsis_rules(config, assembly)))
-        flow = tuple(
-            connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
-        )
-        cohort = _raw_cohort(connection, assembly)
-        run_concept(connection, "notes")
-        notes = dict(connection.execute("SELECT note, n FROM notes ORDER BY note").fetchall())
+    try:
+        cohort, flow, notes = _compute(folder, target / "cache", config, assembly)
+    except duckdb.OutOfMemoryException as error:
+        raise ConfigError(
+            f"memory_limit {config.memory_limit} is too little: raise it or lower threads"
+        ) from error
+    except duckdb.Error as error:
+        raise SourceError(
+            f"{folder}: {str(error).strip().splitlines()[0]}; if its tables are sound, "
+            f"delete {target / 'cache'}"
+        ) from error
     trajectories = assemble(
         cohort,
         assembly,
@@ -74,6 +79,21 @@ def build_mimic(
     )
     trajectories.save(target)
     return trajectories
+
+
+def _compute(
+    folder: Path, cache: Path, config: MimicConfig, assembly: AssemblyConfig
+) -> tuple[RawCohort, tuple[tuple[str, int], ...], dict[str, int]]:
+    """Per-bin tables, cohort flow and counts of repairs of the stays that stay in."""
+    with run_concepts(folder, cache, config, assembly) as connection:
+        keep_stays(connection, list(_sepsis_rules(config, assembly)))
+        flow = tuple(
+            connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
+        )
+        cohort = _raw_cohort(connection, assembly)
+        run_concept(connection, "notes")
+        notes = dict(connection.execute("SELECT note, n FROM notes ORDER BY note").fetchall())
+    return cohort, flow, notes
 
 
 def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tuple[str, str]]:

@@ -74,11 +74,13 @@ def write_provisional_tables(
             the doses do can be told from why clinicians give them.
 
     Raises:
-        ConfigError: ``n_patients`` is below 1 or the share no share.
+        ConfigError: ``n_patients`` is below 1, the seed below 0 or the share no share.
         SourceError: The folder holds something that this function did not write.
     """
     if n_patients < 1:
         raise ConfigError(f"n_patients must be 1 or more, got {n_patients}")
+    if seed < 0:
+        raise ConfigError(f"seed must be 0 or more, got {seed}")
     if not 0 <= randomised_share <= 1:
         raise ConfigError(f"randomised_share must lie in [0, 1], got {randomised_share}")
     target = Path(out_dir)

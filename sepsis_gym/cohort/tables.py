@@ -237,7 +237,7 @@ def cache_table(
                 f"TO '{_escaped(partial)}' (FORMAT parquet, COMPRESSION zstd, "
                 f"KV_METADATA {{fingerprint: '{fingerprint}'}})"
             )
-            _execute(connection, statement, path)
+            _execute(connection, statement, path, partial)
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
@@ -257,8 +257,10 @@ def _fingerprint(connection: duckdb.DuckDBPyConnection, path: Path) -> str | Non
     return row[0] if row else None
 
 
-def _execute(connection: duckdb.DuckDBPyConnection, statement: str, path: Path) -> None:
-    """Runs a statement that reads a source file, blaming the file for what goes wrong."""
+def _execute(
+    connection: duckdb.DuckDBPyConnection, statement: str, path: Path, target: Path | None = None
+) -> None:
+    """Runs a statement that reads ``path`` and may write ``target``, blaming the one at fault."""
     try:
         connection.execute(statement)
     except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
@@ -266,6 +268,8 @@ def _execute(connection: duckdb.DuckDBPyConnection, statement: str, path: Path) 
             f"{path}: {_fault(error)}; see the table's description at physionet.org"
         ) from error
     except duckdb.IOException as error:
+        if target is not None and str(target) in str(error):
+            raise SourceError(f"{target}: cannot be written ({_one_line(error)})") from error
         raise SourceError(
             f"{path}: cannot be read ({_one_line(error)}); copy or download it again"
         ) from error

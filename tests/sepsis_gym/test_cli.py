@@ -102,6 +102,36 @@ def test_an_output_that_is_a_file_and_a_clock_that_is_none(capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+def test_settings_that_cannot_be_end_in_one_line_before_any_work(capsys, tables, tmp_path):
+    out = tmp_path / "out"
+    assert "seed" in fails(capsys, "cohort", "synthetic", "--out", out, "--seed", "-1")
+    training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT, "--out", out)
+    assert "seed" in fails(capsys, *training, "--seed", "-1")
+    mimic = ("cohort", "mimic", "--mimic-dir", tables, "--out", out)
+    assert "memory_limit 1KB is too little" in fails(capsys, *mimic, "--memory-limit", "1KB")
+    assert not (out / "steps.parquet").exists()
+
+
+def test_a_damaged_cache_says_what_to_delete(capsys, tables, tmp_path):
+    mimic = ("cohort", "mimic", "--mimic-dir", str(tables), "--out", str(tmp_path / "out"))
+    main(list(mimic))
+    capsys.readouterr()
+    cached = tmp_path / "out/cache/chartevents.parquet"
+    content = bytearray(cached.read_bytes())
+    content[1000:60000] = bytes(59000)  # the footer with its fingerprint stays whole
+    cached.write_bytes(content)
+    told = fails(capsys, *mimic)
+    assert f"delete {tmp_path / 'out/cache'}" in told
+
+
+def test_a_target_that_cannot_be_is_told_before_the_training(capsys, tmp_path, monkeypatch):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    monkeypatch.setattr("agents.clinician.ClinicianAgent.train", None)  # never reached
+    training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT, "--out", taken)
+    assert "taken: is a file" in fails(capsys, *training)
+
+
 def test_a_language_model_needs_an_endpoint_and_a_name(capsys, tmp_path):
     evaluate = ("evaluate", "--cohort", SAMPLE_COHORT, "--out", tmp_path / "out")
     told = fails(capsys, *evaluate, "--base-url", "http://127.0.0.1:9/v1")
