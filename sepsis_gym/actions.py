@@ -5,7 +5,7 @@ non-zero doses of a training split, right-closed (Komorowski et al. 2018).
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,14 +15,26 @@ from sepsis_gym.errors import ConfigError, InvalidActionError
 N_LEVELS = 5
 N_ACTIONS = N_LEVELS * N_LEVELS
 
-NOREPINEPHRINE_EQUIVALENT_WEIGHTS: dict[str, float] = {
-    "norepinephrine": 1.0,  # ug/kg/min
-    "epinephrine": 1.0,  # ug/kg/min
-    "phenylephrine": 0.1,  # ug/kg/min
-    "dopamine": 0.01,  # ug/kg/min
-    "vasopressin": 2.5 / 60,  # units/h: 2.5 per unit/min
+VasopressorWeights = Literal["goradia", "komorowski"]
+NOREPINEPHRINE_EQUIVALENT_WEIGHTS: dict[VasopressorWeights, dict[str, float]] = {
+    "goradia": {
+        "norepinephrine": 1.0,  # ug/kg/min, as all but vasopressin
+        "epinephrine": 1.0,
+        "phenylephrine": 0.1,
+        "dopamine": 0.01,
+        "vasopressin": 2.5 / 60,  # units/h: 2.5 per unit/min
+        "angiotensin": 10.0,
+    },
+    "komorowski": {
+        "norepinephrine": 1.0,
+        "epinephrine": 1.0,
+        "phenylephrine": 0.45,
+        "dopamine": 0.01,
+        "vasopressin": 5 / 60,
+    },
 }
-"""Factor from each drug's rate to norepinephrine equivalents (Goradia et al. 2021)."""
+"""Factor from each drug's rate to norepinephrine equivalents: Goradia et al. 2021, the scale of
+mimic-code, and Komorowski et al. 2018 (AI Clinician), which has no angiotensin II."""
 
 
 def encode_action(fluid_level: ArrayLike, vasopressor_level: ArrayLike) -> NDArray[np.int64]:

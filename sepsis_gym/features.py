@@ -93,9 +93,7 @@ FEATURES: tuple[Feature, ...] = (
     _lab("calcium_total", "mg/dL", 1, 30, 8.3, (50893,)),
     _lab("chloride", "mEq/L", 50, 180, 104, (50902, 50806)),
     _lab("creatinine", "mg/dL", 0.05, 40, 1.1, (50912, 52024), log=True),
-    _lab(
-        "glucose", "mg/dL", 10, 2500, 130, (50931, 50809), log=True, chart=(220621, 225664, 226537)
-    ),
+    _lab("glucose", "mg/dL", 10, 2500, 130, (50931, 50809), log=True, chart=(225664,)),
     _lab("hemoglobin", "g/dL", 1, 30, 10, (51222, 50811)),
     _lab("hematocrit", "%", 3, 75, 31, (51221, 50810)),
     _lab("inr", "ratio", 0.3, 40, 1.3, (51237,), log=True),

@@ -4,7 +4,7 @@ One :class:`Preprocessing` travels with a cohort and with every model trained on
 and simulated patients go through the same numbers.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -89,25 +89,27 @@ class Preprocessing:
             step_hours: Length of a step.
             alignment: How states and actions are paired.
         """
-        fill, mean, scale = TYPICAL.copy(), to_model_space(TYPICAL), np.ones(N_FEATURES)
+        fill = TYPICAL.copy()
         for index in range(N_FEATURES):
-            measured = raw[:, index][~np.isnan(raw[:, index])].astype(np.float64)
-            if len(measured):
-                fill[index] = np.median(measured)
-                seen = np.log1p(measured) if LOG[index] else measured
-                mean[index] = seen.mean()
-                scale[index] = max(seen.std(), SMALLEST_SCALE) if len(seen) > 1 else 1.0
+            if len(measured := raw[:, index][~np.isnan(raw[:, index])]):
+                fill[index] = np.median(measured.astype(np.float64))
+        mean, scale = _scales(raw)
         static_scale = np.where(static.std(0) > SMALLEST_SCALE, static.std(0), 1.0)
         return cls(
             step_hours=step_hours,
             alignment=alignment,
             fill=tuple(fill.tolist()),
-            mean=tuple(mean.tolist()),
-            scale=tuple(scale.tolist()),
+            mean=mean,
+            scale=scale,
             static_mean=tuple(static.mean(0).tolist()),
             static_scale=tuple(static_scale.tolist()),
             action_bins=action_bins,
         )
+
+    def rescaled(self, values: NDArray[np.floating]) -> Self:
+        """The same with means and deviations of these [R, 39] values."""
+        mean, scale = _scales(values)
+        return replace(self, mean=mean, scale=scale)
 
     @property
     def max_steps(self) -> int:
@@ -156,10 +158,23 @@ class Preprocessing:
         held = np.where(self.known(new_age), values, self._fill)
         return np.where(measured, raw, held).astype(np.float32), new_age
 
-    def first(self, raw: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Values and ages of a first step, before which nothing is known; [n, 39] each."""
-        unknown = np.full(raw.shape, NEVER, np.int16)
-        return self.carry_forward(np.broadcast_to(self._fill, raw.shape), unknown, raw)
+    def first(
+        self,
+        raw: NDArray[np.floating],
+        before: NDArray[np.floating] | None = None,
+        before_age: NDArray[np.integer] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Values and ages of a first step.
+
+        Args:
+            raw: [n, 39] measurements of the step, NaN where none.
+            before: [n, 39] last values from before it; None if nothing is known.
+            before_age: [n, 39] how many steps ago those are, ``NEVER`` where there is none.
+        """
+        if before is None or before_age is None:
+            before, before_age = raw, np.full(raw.shape, NEVER, np.int16)
+        # carry_forward counts on from the step before; NEVER stays as it is
+        return self.carry_forward(before, before_age - (before_age < NEVER), raw)
 
     def standardize(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """[..., 39] clinical units to z-scores in model space."""
@@ -186,6 +201,18 @@ class Preprocessing:
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         plain["action_bins"] = ActionBins.from_dict(plain["action_bins"])
         return cls(**plain)
+
+
+def _scales(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation in model space of [R, 39] values, NaN where none."""
+    mean, scale = to_model_space(TYPICAL), np.ones(N_FEATURES)
+    for index in range(N_FEATURES):
+        known = values[:, index][~np.isnan(values[:, index])].astype(np.float64)
+        if len(known):
+            seen = np.log1p(known) if LOG[index] else known
+            mean[index] = seen.mean()
+            scale[index] = max(seen.std(), SMALLEST_SCALE) if len(seen) > 1 else 1.0
+    return tuple(mean.tolist()), tuple(scale.tolist())
 
 
 def to_model_space(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_INDEX
+from sepsis_gym.patients import Patients
+from sepsis_gym.preprocessing import Preprocessing
+from sepsis_gym.sofa import state_sofa
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,34 @@ def step_reward(
     return np.where(terminated, outcome, within)
 
 
-def known_lactate(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Lactate in mmol/L of states [..., 39], NaN where not measured within its hold time."""
+def transition_reward(
+    before: Patients,
+    after: Patients,
+    preprocessing: Preprocessing,
+    terminated: NDArray[np.bool_],
+    died: NDArray[np.bool_],
+    config: RewardConfig,
+) -> NDArray[np.float64]:
+    """Reward of n patients' transitions, logged or simulated.
+
+    Both states are scored on what is known in both: a first measurement is no worsening, and one
+    that grows too old to be shown is no recovery.
+
+    Args:
+        before: n states.
+        after: The n states that followed.
+        preprocessing: How long measurements hold.
+        terminated: [n] whether the episode ends with the transition.
+        died: [n] whether the patient is dead 90 days later; read only where terminated.
+        config: The amounts.
+    """
+    known = preprocessing.known(before.age) & preprocessing.known(after.age)
+    sofa_t, sofa_tp1 = (
+        state_sofa(p.values, known, p.ventilated, p.previous_norepinephrine_equivalent)
+        for p in (before, after)
+    )
     at = FEATURE_INDEX["lactate"]
-    return np.where(known[..., at], values[..., at], np.nan)
+    lactate_t, lactate_tp1 = (
+        np.where(known[:, at], p.values[:, at], np.nan) for p in (before, after)
+    )
+    return step_reward(sofa_t, sofa_tp1, lactate_t, lactate_tp1, terminated, died, config)

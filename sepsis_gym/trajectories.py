@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import TrajectoryError, UnknownNameError
-from sepsis_gym.features import FEATURE_NAMES, HIGH, LOW, N_FEATURES
+from sepsis_gym.features import FEATURE_NAMES, HIGH, LOW
 from sepsis_gym.patients import Patients, encode_observation
-from sepsis_gym.preprocessing import NEVER, Preprocessing
+from sepsis_gym.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,9 @@ class StayTable:
         died_in_hospital: [N] death before hospital discharge.
         died_90d: [N] death within 90 days of ICU admission.
         end: [N] :class:`~sepsis_gym.dynamics.End` code of why the episode is over.
+        weight_kg: [N] body weight that doses without one were divided by; NaN if not built.
+        suspected_hours: [N] suspected infection, h from ICU admission; NaN if not built.
+        sofa_2_hours: [N] first SOFA of 2 or more around it, h from ICU admission; NaN if not built.
     """
 
     stay_id: NDArray[np.int64]
@@ -51,6 +54,9 @@ class StayTable:
     died_in_hospital: NDArray[np.bool_]
     died_90d: NDArray[np.bool_]
     end: NDArray[np.int8]
+    weight_kg: NDArray[np.float32]
+    suspected_hours: NDArray[np.float32]
+    sofa_2_hours: NDArray[np.float32]
 
     def __len__(self) -> int:
         """Number of stays."""
@@ -94,12 +100,15 @@ class Trajectories:
         stays: Per-stay table.
         offsets: [N + 1] first row of each stay.
         values: [R, 39] features, clinical units: measured, carried forward or filled.
-        measured: [R, 39] whether the value was measured in this step; raw = values[measured].
+        age: [R, 39] steps since the value was measured, 0 in this one, ``NEVER`` if it never was;
+            the first step may know values from before ICU admission.
+        verbal_untestable: [R] whether a verbal response was charted as untestable (intubation).
         ventilated: [R] invasive ventilation during the step.
         previous_fluid_ml: [R] fluid given up to this state, mL per step.
         previous_norepinephrine_equivalent: [R] vasopressor dose up to this state, ug/kg/min.
         fluid_ml: [R] fluid of the action taken in this state.
-        norepinephrine_equivalent: [R] vasopressor dose of that action.
+        norepinephrine_equivalent: [R] vasopressor dose of that action, highest rate.
+        norepinephrine_equivalent_mean: [R] its time-weighted mean; NaN if not built.
         action: [R] its cell of the grid.
         reward: [R] reward of the action.
         terminated: [R] whether the action was the stay's last.
@@ -111,12 +120,14 @@ class Trajectories:
     stays: StayTable
     offsets: NDArray[np.int64]
     values: NDArray[np.float32]
-    measured: NDArray[np.bool_]
+    age: NDArray[np.int16]
+    verbal_untestable: NDArray[np.bool_]
     ventilated: NDArray[np.bool_]
     previous_fluid_ml: NDArray[np.float32]
     previous_norepinephrine_equivalent: NDArray[np.float32]
     fluid_ml: NDArray[np.float32]
     norepinephrine_equivalent: NDArray[np.float32]
+    norepinephrine_equivalent_mean: NDArray[np.float32]
     action: NDArray[np.int64]
     reward: NDArray[np.float64]
     terminated: NDArray[np.bool_]
@@ -158,19 +169,10 @@ class Trajectories:
         decision[self.offsets[1:] - 1] = False
         return decision
 
-    @cached_property
-    def age(self) -> NDArray[np.int16]:
-        """[R, 39] steps since each feature was measured."""
-        age = np.empty(self.measured.shape, np.int16)
-        running = np.full((len(self), N_FEATURES), NEVER, np.int16)
-        for t in range(int(self.n_decisions.max(initial=0)) + 1):
-            alive = np.flatnonzero(self.n_decisions >= t)
-            rows = self.offsets[alive] + t
-            stale = np.minimum(running[alive] + 1, NEVER)
-            running[alive] = np.where(self.measured[rows], 0, stale)
-            age[rows] = running[alive]
-        age.setflags(write=False)
-        return age
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """[R, 39] whether the value was measured in this step; the raw values are these."""
+        return self.age == 0
 
     @cached_property
     def stay_of_row(self) -> NDArray[np.int64]:
@@ -255,6 +257,7 @@ class Trajectories:
         for index, name in enumerate(FEATURE_NAMES):
             low, high = LOW[index], HIGH[index]
             self._require(inside[:, index], f"{name} must be a number from {low:g} to {high:g}")
+        self._require(self.age.min(axis=1) >= 0, "age must be zero or more")
         for name in ("previous_fluid_ml", "previous_norepinephrine_equivalent"):
             dose = getattr(self, name)
             self._require((dose >= 0) & np.isfinite(dose), f"{name} must be zero or more")

@@ -17,7 +17,7 @@ from sepsis_gym.files import whole_folder
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import ROW_ARRAYS, Manifest, StayTable, Trajectories
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MANIFEST_KEYS = (
     "source",
     "credentialed",
@@ -81,7 +81,7 @@ def _from_tables(
 
     arrays: dict[str, Any] = {
         "values": stacked("", np.float32),
-        "measured": stacked("_measured", np.bool_),
+        "age": stacked("_age", np.int16),
     }
     for name in ROW_ARRAYS[2:]:
         arrays[name] = column(steps, "steps.parquet", name).copy()
@@ -112,7 +112,8 @@ def step_table(trajectories: Trajectories) -> pa.Table:
     }
     for index, name in enumerate(FEATURE_NAMES):
         columns[name] = trajectories.values[:, index]
-        columns[f"{name}_measured"] = trajectories.measured[:, index]
+        columns[f"{name}_age"] = trajectories.age[:, index]
+        columns[f"{name}_measured"] = trajectories.measured[:, index]  # age 0, for readers
     for name in ROW_ARRAYS[2:]:
         columns[name] = getattr(trajectories, name)
     return pa.table(columns)

@@ -16,7 +16,7 @@ from sepsis_gym.preprocessing import Preprocessing
 from world_models.model import ClinicalWorldModel
 from world_models.start_states import StartStates
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _START = "start_states."
@@ -81,7 +81,7 @@ def save_world_model(
     """
     # the model already holds numbers that float16 can (see ``ClinicalWorldModel``)
     arrays: dict[str, Any] = {k: w.astype(np.float16) for k, w in model.weights.items()}
-    for name in ("quantiles", "threshold", "factor"):  # views would be stored wrongly
+    for name in ("quantiles", "threshold", "factor", "younger"):  # views would be stored wrongly
         arrays[_START + name] = np.ascontiguousarray(getattr(model.start_states, name))
     arrays[_NOISE] = np.ascontiguousarray(model.noise_factor)
     content = save(arrays)

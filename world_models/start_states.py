@@ -1,8 +1,9 @@
 """A generative model of patients at step 0, so that a checkpoint holds no patient's row.
 
-A Gaussian copula. Every amount (a feature where it was measured, a dose where it was given) has a
-grid of quantiles, every yes or no (measured, given, male, ventilated) a share, and their normal
-scores a shrunk matrix of correlations. An amount with fewer than 20 known values is never drawn:
+A Gaussian copula. Every amount (a feature where it was known, a dose where it was given) has a
+grid of quantiles, every yes or no (known, given, male, ventilated) a share, and their normal
+scores a shrunk matrix of correlations. How old a known value is follows the shares of each age,
+independently of the rest. An amount with fewer than 20 known values is never drawn:
 so few quantiles would be the patients' own numbers.
 """
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
 from sepsis_gym.patients import Patients
-from sepsis_gym.preprocessing import Preprocessing
+from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
 _NORMAL = NormalDist()
@@ -41,14 +42,16 @@ class StartStates:
     Attributes:
         quantiles: [43, 65] features, doses, age, Charlson at evenly spaced normal scores between
             the levels 0.5% and 99.5%.
-        threshold: [43] normal score from which a feature is measured, a dose given, the patient
+        threshold: [43] normal score from which a feature is known, a dose given, the patient
             male, or ventilated.
         factor: [86, 86] lower Cholesky factor of the correlations, amounts first.
+        younger: [39, A] share of the known values that are at most 0, 1, ... steps old.
     """
 
     quantiles: NDArray[np.float32]
     threshold: NDArray[np.float32]
     factor: NDArray[np.float32]
+    younger: NDArray[np.float32]
 
     @classmethod
     def fit(cls, trajectories: Trajectories) -> Self:
@@ -57,7 +60,8 @@ class StartStates:
         doses = (first.previous_fluid_ml, first.previous_norepinephrine_equivalent)
         extra = np.stack([*doses, first.static[:, 0], first.static[:, 2]], axis=1)
         amounts = np.concatenate([first.values, extra], axis=1).astype(np.float64)
-        known = np.concatenate([first.measured, extra[:, :2] > 0, extra[:, 2:] >= 0], axis=1)
+        shown = trajectories.preprocessing.known(first.age)
+        known = np.concatenate([shown, extra[:, :2] > 0, extra[:, 2:] >= 0], axis=1)
         known[:, known.sum(0) < _FEWEST_KNOWN] = False
         optional = known[:, :_OPTIONAL]
         flags = np.column_stack([optional, first.static[:, 1] > 0, first.ventilated])
@@ -68,7 +72,14 @@ class StartStates:
             quantiles[column] = np.quantile(values, np.clip(_LEVELS, edge, 1 - edge))
         share = np.clip(flags.mean(0), 1e-6, 1 - 1e-6)
         threshold = np.array([_NORMAL.inv_cdf(1 - float(one)) for one in share])
-        return cls(quantiles, threshold.astype(np.float32), _factor(amounts, known, flags))
+        ages = np.arange(trajectories.preprocessing.hold_steps.max() + 1)
+        at_most = (shown & (first.age <= ages[:, None, None])).sum(1) / np.maximum(shown.sum(0), 1)
+        return cls(
+            quantiles,
+            threshold.astype(np.float32),
+            _factor(amounts, known, flags),
+            at_most.T.astype(np.float32),
+        )
 
     def draw(self, n: int, preprocessing: Preprocessing, rng: np.random.Generator) -> Patients:
         """Draws n patients, with an empty memory."""
@@ -78,8 +89,11 @@ class StartStates:
             amounts[:, column] = np.interp(scores[:, column], _NODES, quantiles)
         amounts[:, _WHOLE] = np.round(amounts[:, _WHOLE])
         flags = scores[:, _AMOUNTS:] > self.threshold
-        raw = np.where(flags[:, :N_FEATURES], amounts[:, :N_FEATURES], np.float32(np.nan))
-        values, age = preprocessing.first(raw)
+        known = flags[:, :N_FEATURES]
+        drawn_age = (rng.random((n, N_FEATURES, 1)) > self.younger).sum(-1)
+        raw = np.where(known & (drawn_age == 0), amounts[:, :N_FEATURES], np.float32(np.nan))
+        before_age = np.where(known & (drawn_age > 0), drawn_age, NEVER)
+        values, age = preprocessing.first(raw, amounts[:, :N_FEATURES], before_age)
         doses = np.where(flags[:, N_FEATURES:_OPTIONAL], amounts[:, N_FEATURES:_OPTIONAL], 0)
         static = np.stack([amounts[:, -2], flags[:, -2], amounts[:, -1]], axis=1)
         return Patients(

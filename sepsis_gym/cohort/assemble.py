@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sepsis_gym.actions import ActionBins
 from sepsis_gym.errors import ConfigError, EmptyCohortError
 from sepsis_gym.preprocessing import STEP_HOURS, Alignment, Preprocessing
-from sepsis_gym.reward import RewardConfig, known_lactate, step_reward
+from sepsis_gym.reward import RewardConfig, transition_reward
 from sepsis_gym.sofa import state_sofa
 from sepsis_gym.trajectories import Manifest, Split, StayTable, Trajectories
 
@@ -27,6 +27,8 @@ class AssemblyConfig:
         validation_share: Share of patients in the validation split.
         test_share: Share of patients in the test split.
         split_seed: Changes which patients land in which split.
+        scale_on: Means and deviations of ``measured`` values, or of ``imputed`` ones as published
+            extracts take them, which narrows rarely measured features.
         reward: The reward.
     """
 
@@ -35,12 +37,15 @@ class AssemblyConfig:
     validation_share: float = 0.1
     test_share: float = 0.2
     split_seed: int = 0
+    scale_on: Literal["measured", "imputed"] = "measured"
     reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
         """Checks the clock and that a training split is left."""
         if self.step_hours not in STEP_HOURS:
             raise ConfigError(f"step_hours must be 1, 2, 4 or 8, got {self.step_hours}")
+        if self.scale_on not in ("measured", "imputed"):
+            raise ConfigError(f"scale_on must be measured or imputed, got {self.scale_on!r}")
         shares = (self.validation_share, self.test_share)
         if not (min(shares) >= 0 and sum(shares) < 1):  # also refuses NaN
             raise ConfigError("validation_share and test_share must leave room for training")
@@ -51,13 +56,18 @@ class RawCohort:
     """Per-bin tables; bin b of a stay covers [b, b + 1) steps from ICU admission.
 
     Attributes:
-        stays: [N] per-stay columns, all of :class:`StayTable` except ``split``.
+        stays: [N] per-stay columns of :class:`StayTable` except ``split``; those of which it says
+            "if not built" may be left out.
         offsets: [N + 1] first row of each stay; two bins or more each, 72 h plus one at most.
         raw: [R, 39] measurements aggregated over the bin, NaN where none.
         ventilated: [R] invasive ventilation in the bin.
         fluid_ml: [R] fluid given in the bin, mL.
         norepinephrine_equivalent: [R] highest summed vasopressor rate in the bin, ug/kg/min.
         sofa_24h: [R] worst hourly SOFA of the 24 h up to the bin's end; NaN if not built.
+        norepinephrine_equivalent_mean: [R] the vasopressor rate's time-weighted mean.
+        verbal_untestable: [R] whether a verbal response was charted as untestable.
+        before: [N, 39] last measurements from before the first bin, NaN where none.
+        before_age: [N, 39] how many bins before the first one those were made.
     """
 
     stays: Mapping[str, NDArray[Any]]
@@ -67,6 +77,10 @@ class RawCohort:
     fluid_ml: NDArray[np.float32]
     norepinephrine_equivalent: NDArray[np.float32]
     sofa_24h: NDArray[np.float32]
+    norepinephrine_equivalent_mean: NDArray[np.float32] | None = None
+    verbal_untestable: NDArray[np.bool_] | None = None
+    before: NDArray[np.float32] | None = None
+    before_age: NDArray[np.int16] | None = None
 
 
 def split_of(subject_id: NDArray[np.integer], config: AssemblyConfig) -> NDArray[np.str_]:
@@ -118,7 +132,7 @@ def assemble(
     """
     if not len(cohort.stays["stay_id"]):
         raise EmptyCohortError("no stay is left after the inclusion rules; see the cohort flow")
-    stays = StayTable(split=split_of(cohort.stays["subject_id"], config), **cohort.stays)
+    stays = _stay_table(cohort, config)
     lengths = np.diff(cohort.offsets)
     stay_of_row = np.repeat(np.arange(len(stays)), lengths)
     train = stays.split == "train"
@@ -129,36 +143,32 @@ def assemble(
         )
     decision = np.ones(len(stay_of_row), bool)
     decision[cohort.offsets[1:] - 1] = False
-    previous, given = _align_doses(cohort, decision, config)
+    previous, given, given_mean = _align_doses(cohort, decision, config)
     in_train = train[stay_of_row]
     preprocessing = _fit(cohort, stays.static[train], given, in_train, decision, config)
     values, age = _carry_forward(cohort, preprocessing)
-    known = preprocessing.known(age)
-    sofa = state_sofa(values, known, cohort.ventilated, previous[1])
+    if config.scale_on == "imputed":
+        preprocessing = preprocessing.rescaled(values[in_train])
     terminated = np.zeros(len(decision), bool)
     terminated[cohort.offsets[1:] - 2] = True
-    reward = _pay(
-        sofa,
-        known_lactate(values, known),
-        terminated,
-        stays.died_90d[stay_of_row],
-        config.reward,
-    )
+    untestable = cohort.verbal_untestable
     action = preprocessing.action_bins.action(*(np.where(decision, dose, 0.0) for dose in given))
     trajectories = Trajectories(
         stays=stays,
         offsets=cohort.offsets,
         values=values,
-        measured=age == 0,
+        age=age,
+        verbal_untestable=np.zeros(len(decision), bool) if untestable is None else untestable,
         ventilated=cohort.ventilated,
         previous_fluid_ml=previous[0],
         previous_norepinephrine_equivalent=previous[1],
         fluid_ml=given[0],
         norepinephrine_equivalent=given[1],
+        norepinephrine_equivalent_mean=given_mean,
         action=np.where(decision, action, -1),
-        reward=np.where(decision, reward, np.nan),
+        reward=np.full(len(decision), np.nan),
         terminated=terminated,
-        sofa=sofa,
+        sofa=state_sofa(values, preprocessing.known(age), cohort.ventilated, previous[1]),
         sofa_24h=cohort.sofa_24h,
         manifest=Manifest(
             source=source,
@@ -169,8 +179,16 @@ def assemble(
             notes=notes or {},
         ),
     )
+    trajectories = _pay(trajectories, config.reward)
     trajectories.validate()
     return trajectories
+
+
+def _stay_table(cohort: RawCohort, config: AssemblyConfig) -> StayTable:
+    optional = ("weight_kg", "suspected_hours", "sofa_2_hours")
+    not_built = np.full(len(cohort.stays["stay_id"]), np.nan, np.float32)
+    columns = {name: not_built.copy() for name in optional} | dict(cohort.stays)
+    return StayTable(split=split_of(cohort.stays["subject_id"], config), **columns)
 
 
 def _fit(
@@ -195,17 +213,19 @@ def _fit(
     )
 
 
-def _pay(
-    sofa: NDArray[np.int8],
-    lactate: NDArray[np.floating],
-    terminated: NDArray[np.bool_],
-    died: NDArray[np.bool_],
-    config: RewardConfig,
-) -> NDArray[np.float64]:
-    """[R] reward of each row's action; that of a final state is without meaning."""
-    following = np.minimum(np.arange(len(sofa)) + 1, len(sofa) - 1)
-    after = sofa[following], lactate[following]
-    return step_reward(sofa, after[0], lactate, after[1], terminated, died, config)
+def _pay(trajectories: Trajectories, config: RewardConfig) -> Trajectories:
+    """The same trajectories with each decision's reward."""
+    rows = np.flatnonzero(trajectories.is_decision)
+    reward = np.full(len(trajectories.action), np.nan)
+    reward[rows] = transition_reward(
+        trajectories.patients(rows),
+        trajectories.patients(rows + 1),
+        trajectories.preprocessing,
+        trajectories.terminated[rows],
+        trajectories.stays.died_90d[trajectories.stay_of_row[rows]],
+        config,
+    )
+    return replace(trajectories, reward=reward)
 
 
 _Doses = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -213,22 +233,27 @@ _Doses = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def _align_doses(
     cohort: RawCohort, decision: NDArray[np.bool_], config: AssemblyConfig
-) -> tuple[_Doses, _Doses]:
-    """Doses up to each state, and doses of the action taken in it (NaN in final states)."""
+) -> tuple[_Doses, _Doses, NDArray[np.float32]]:
+    """Doses up to each state; doses of the action taken in it, and its mean vasopressor dose.
+
+    The action's doses are NaN in final states.
+    """
     in_bin = (cohort.fluid_ml, cohort.norepinephrine_equivalent)
+    mean = cohort.norepinephrine_equivalent_mean
+    doses = (*in_bin, np.full(len(decision), np.nan) if mean is None else mean)
     if config.alignment == "causal":
-        following = np.minimum(np.arange(len(decision)) + 1, len(decision) - 1)
-        given = tuple(np.where(decision, dose[following], np.nan) for dose in in_bin)
-        return in_bin, _float_pair(given)
-    first = np.zeros(len(decision), bool)
-    first[cohort.offsets[:-1]] = True
-    previous = tuple(np.where(first, 0.0, np.roll(dose, 1)) for dose in in_bin)
-    given = tuple(np.where(decision, dose, np.nan) for dose in in_bin)
-    return _float_pair(previous), _float_pair(given)
-
-
-def _float_pair(doses: tuple[NDArray[np.floating], ...]) -> _Doses:
-    return doses[0].astype(np.float32), doses[1].astype(np.float32)
+        previous = in_bin
+        acted_in = np.minimum(np.arange(len(decision)) + 1, len(decision) - 1)
+    else:
+        first = np.zeros(len(decision), bool)
+        first[cohort.offsets[:-1]] = True
+        fluid, vasopressor = (np.where(first, 0.0, np.roll(dose, 1)) for dose in in_bin)
+        previous = (fluid.astype(np.float32), vasopressor.astype(np.float32))
+        acted_in = np.arange(len(decision))
+    fluid, vasopressor, mean = (
+        np.where(decision, dose[acted_in], np.nan).astype(np.float32) for dose in doses
+    )
+    return previous, (fluid, vasopressor), mean
 
 
 def _carry_forward(
@@ -241,7 +266,9 @@ def _carry_forward(
     for t in range(int(lengths.max())):
         rows = (cohort.offsets[:-1] + t)[lengths > t]
         if t == 0:
-            values[rows], age[rows] = preprocessing.first(cohort.raw[rows])
+            values[rows], age[rows] = preprocessing.first(
+                cohort.raw[rows], cohort.before, cohort.before_age
+            )
         else:
             before = values[rows - 1], age[rows - 1]
             values[rows], age[rows] = preprocessing.carry_forward(*before, cohort.raw[rows])

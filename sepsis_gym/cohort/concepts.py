@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from sepsis_gym.actions import VasopressorWeights
 from sepsis_gym.cohort.antibiotics import (
     EXCLUDED_NAMES,
     EXCLUDED_ROUTES,
@@ -24,10 +25,17 @@ from sepsis_gym.cohort.antibiotics import (
 )
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.charlson import charlson_rows
-from sepsis_gym.cohort.items import GAS_FIO2_ITEM, SPECIMEN_ITEM, item_rows, ventilation_rows
+from sepsis_gym.cohort.items import (
+    GAS_FIO2_ITEM,
+    SPECIMEN_ITEM,
+    item_rows,
+    oxygen_rows,
+    ventilation_rows,
+)
 from sepsis_gym.cohort.tables import TABLES, cache_table, load_small, locate
 from sepsis_gym.errors import ConfigError, EmptyCohortError, SourceError
 from sepsis_gym.features import FEATURE_INDEX, FEATURES
+from sepsis_gym.preprocessing import HORIZON_HOURS
 from sepsis_gym.sofa import COMPONENTS, sofa_components
 
 CONCEPTS = (
@@ -36,8 +44,11 @@ CONCEPTS = (
     "lab_readings",
     "urine",
     "urine_bins",
+    "fio2_fallback",
     "observations",
+    "respiratory_support",
     "ventilation",
+    "ventilated",
     "weight",
     "inputs",
     "vasopressors",
@@ -60,11 +71,25 @@ RATE_CAP = 5.0
 """Highest norepinephrine equivalent of one row, ug/kg/min; above are purges and typing errors."""
 
 Infection = Literal["sepsis3_or_fallback", "sepsis3", "fallback"]
+Fio2 = Literal["charted", "noted", "estimated"]
+Quirk = Literal[
+    "celsius_only",
+    "intubated_verbal_is_1",
+    "no_base_deficit",
+    "uncharted_urine_is_0",
+    "no_early_deaths",
+]
+"""Peculiarities of published extracts, to reproduce their numbers; each makes the data worse.
+
+``celsius_only`` drops the Fahrenheit rows, most of all temperatures; ``intubated_verbal_is_1``
+takes an untestable verbal response for none; ``no_base_deficit`` drops base excesses of 0 and less;
+``uncharted_urine_is_0``; ``no_early_deaths`` drops stays that die within 24 h of their last step.
+"""
 
 
 @dataclass(frozen=True)
 class MimicConfig:
-    """Which stays make the cohort, and what the build may use.
+    """Which stays make the cohort, what is measured how, and what the build may use.
 
     Attributes:
         min_age: Youngest age at hospital admission, years.
@@ -73,6 +98,12 @@ class MimicConfig:
         infection: ``sepsis3`` needs antibiotics and cultures; ``fallback`` antibiotics and an
             infection code; ``sepsis3_or_fallback`` uses the fallback for admissions that have no
             culture at all.
+        weight_required: Whether to drop stays without a plausible weight; else theirs is the
+            cohort's median by sex.
+        fio2: Inspired oxygen is what was ``charted``; where it was not, ``noted`` with a blood
+            gas; where neither, ``estimated`` from oxygen flow and device.
+        vasopressor_weights: Scale of norepinephrine equivalents.
+        quirks: Peculiarities of published extracts to reproduce.
         memory_limit: Most memory DuckDB may use.
         threads: Threads DuckDB may use; None for all.
     """
@@ -81,16 +112,22 @@ class MimicConfig:
     min_hours: float = 8
     first_stay_only: bool = False
     infection: Infection = "sepsis3_or_fallback"
+    weight_required: bool = False
+    fio2: Fio2 = "estimated"
+    vasopressor_weights: VasopressorWeights = "goradia"
+    quirks: tuple[Quirk, ...] = ()
     memory_limit: str = "4GB"
     threads: int | None = None
 
     def __post_init__(self) -> None:
         """Rejects settings no cohort can be built with."""
-        if self.infection not in ("sepsis3_or_fallback", "sepsis3", "fallback"):
-            raise ConfigError(
-                "infection must be sepsis3_or_fallback, sepsis3 or fallback, "
-                f"got {self.infection!r}"
-            )
+        choices = {"infection": Infection, "fio2": Fio2, "vasopressor_weights": VasopressorWeights}
+        for name, choice in choices.items():
+            if (given := getattr(self, name)) not in get_args(choice):
+                raise ConfigError(f"{name} must be one of {get_args(choice)}, got {given!r}")
+        for quirk in self.quirks:
+            if quirk not in get_args(Quirk):
+                raise ConfigError(f"quirks must be of {get_args(Quirk)}, got {quirk!r}")
         if (
             self.min_age < 0
             or not 0 <= self.min_hours < float("inf")
@@ -102,7 +139,12 @@ class MimicConfig:
 
 
 def run_concepts(
-    mimic_dir: Path, cache: Path, config: MimicConfig, assembly: AssemblyConfig
+    mimic_dir: Path,
+    cache: Path,
+    config: MimicConfig,
+    assembly: AssemblyConfig,
+    *,
+    horizon_hours: int = HORIZON_HOURS,
 ) -> duckdb.DuckDBPyConnection:
     """Computes every concept for the stays that pass age, length and order of stay.
 
@@ -111,6 +153,8 @@ def run_concepts(
         cache: Folder of the filtered tables.
         config: Which stays.
         assembly: Clock and alignment.
+        horizon_hours: How much of each stay is looked at, h from ICU admission; sepsis may be
+            told by a little more.
 
     Returns:
         A connection that holds one table per concept.
@@ -124,7 +168,7 @@ def run_concepts(
         raise SourceError(f"{mimic_dir}: no such folder; give the one that holds hosp/ and icu/")
     source_files = locate(mimic_dir)
     connection = _connect(config, cache)
-    _register(connection, config, assembly)
+    _register(connection, config, assembly, horizon_hours)
     load_small(connection, source_files)
     run_concept(connection, "stays")
     connection.execute("CREATE TABLE flow (position INTEGER, rule VARCHAR, stays BIGINT)")
@@ -169,11 +213,17 @@ def run_concept(connection: duckdb.DuckDBPyConnection, concept: str) -> None:
 
 
 def _register(
-    connection: duckdb.DuckDBPyConnection, config: MimicConfig, assembly: AssemblyConfig
+    connection: duckdb.DuckDBPyConnection,
+    config: MimicConfig,
+    assembly: AssemblyConfig,
+    horizon_hours: int,
 ) -> None:
     """Hands the Python tables and settings to the SQL."""
     variables: dict[str, Any] = {
         "step_hours": assembly.step_hours,
+        "last_bin": horizon_hours // assembly.step_hours,
+        # the latest SOFA that can tell of sepsis: up to a day of doubt about a culture, and one on
+        "last_hour": max(horizon_hours + assembly.step_hours, ONSET_WINDOW_HOURS[1] + 48),
         "labs_at": "reported" if assembly.alignment == "causal" else "drawn",
         "specimen_item": SPECIMEN_ITEM,
         "gas_fio2_item": GAS_FIO2_ITEM,
@@ -181,16 +231,21 @@ def _register(
         "weight_high": PLAUSIBLE_WEIGHT_KG[1],
         "rate_cap": RATE_CAP,
         "infection": config.infection,
+        "fio2": config.fio2,
+        "quirks": list(config.quirks),
         "onset_from": ONSET_WINDOW_HOURS[0],
         "onset_to": ONSET_WINDOW_HOURS[1],
         "antibiotics": antibiotic_pattern(),
     }
     for name, value in variables.items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
-    features = [(f.name, f.kind, f.low, f.high, FEATURE_INDEX[f.name]) for f in FEATURES]
+    features = [
+        (f.name, f.kind, f.low, f.high, int(f.hold_hours), FEATURE_INDEX[f.name]) for f in FEATURES
+    ]
     tables: dict[str, tuple[str, Sequence[tuple[Any, ...]]]] = {
-        "items": ("source itemid role factor unit", item_rows()),
-        "features": ("name kind low high position", features),
+        "items": ("source itemid role factor unit", item_rows(config.vasopressor_weights)),
+        "features": ("name kind low high hold_hours position", features),
+        "oxygen_fio2": ("device litres fio2", oxygen_rows()),
         "ventilation_text": ("role value status rank", ventilation_rows()),
         "charlson_codes": ("comorbidity slot icd_version prefix weight", charlson_rows()),
         "infection_codes": ("icd_version prefix", infection_rows()),

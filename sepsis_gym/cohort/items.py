@@ -1,11 +1,13 @@
 """MIMIC-IV items that are no dynamic feature: treatments, ventilation, weight, specimens.
 
 Item ids are those of the MIMIC-IV dictionary tables; which of them count, and for how much, follows
-MIT-LCP/mimic-code and, for the fluids, Komorowski et al. 2018.
+MIT-LCP/mimic-code and, for the fluids and estimated oxygen, Komorowski et al. 2018.
 """
 
-from sepsis_gym.actions import NOREPINEPHRINE_EQUIVALENT_WEIGHTS
+from sepsis_gym.actions import NOREPINEPHRINE_EQUIVALENT_WEIGHTS, VasopressorWeights
 from sepsis_gym.features import FEATURES
+
+Item = tuple[str, int, str, float | None, str | None]
 
 FAHRENHEIT_ITEM = 223761
 SPECIMEN_ITEM = 52033
@@ -14,15 +16,18 @@ GAS_FIO2_ITEM = 50816
 VENTILATION_PROCEDURE_ITEM = 225792
 IRRIGANT_IN_ITEM = 227488
 WEIGHT_ITEMS = (226512, 224639)
+OXYGEN_FLOW_ITEMS = (223834, 227287)
 TEXT_ITEMS = {"oxygen_device": 226732, "ventilator_mode": 223849, "hamilton_mode": 229314}
 
 DRUG_ITEMS = {
-    "norepinephrine": 221906,
-    "epinephrine": 221289,
-    "phenylephrine": 221749,
-    "dopamine": 221662,
-    "vasopressin": 222315,
-    "dobutamine": 221653,  # an inotrope: scored by SOFA, not a norepinephrine equivalent
+    221906: "norepinephrine",
+    221289: "epinephrine",
+    221749: "phenylephrine",
+    221662: "dopamine",
+    222315: "vasopressin",
+    229709: "angiotensin",
+    229764: "angiotensin",
+    221653: "dobutamine",  # an inotrope: scored by SOFA, not a norepinephrine equivalent
 }
 
 FLUID_TONICITY: dict[int, float] = {
@@ -80,13 +85,30 @@ VENTILATION_TEXT: tuple[tuple[str, str, str], ...] = (
 """Status, the item's role, and the charted texts that mean it; the first that matches wins."""
 
 
-def item_rows() -> list[tuple[str, int, str, float | None, str | None]]:
-    """All items the build reads: (source table, itemid, role, factor, unit).
+_CANNULA_FIO2 = {
+    0: 0.21, 1: 0.24, 2: 0.28, 3: 0.32, 4: 0.36, 5: 0.40, 6: 0.44, 8: 0.50, 10: 0.55, 12: 0.62,
+    15: 0.70,
+}  # fmt: skip
+_MASK_FIO2 = {4: 0.36, 6: 0.40, 8: 0.58, 10: 0.66, 12: 0.69, 15: 0.75}
+_MASKS = "Face tent|Aerosol-cool|Venti mask|Medium conc mask|Ultrasonic neb|Vapomist|High flow neb"
+ESTIMATED_FIO2: dict[str, dict[int, float]] = {
+    "None": {0: 0.21},
+    "Nasal cannula": _CANNULA_FIO2,
+    "Oxymizer": _CANNULA_FIO2,
+    **dict.fromkeys(_MASKS.split("|"), _MASK_FIO2),
+}
+"""Inspired oxygen by device and flow, L/min."""
+
+
+def item_rows(
+    weights: VasopressorWeights = "goradia",
+) -> list[Item]:
+    """All items the build reads: (source table, itemid, role, factor, unit), by these weights.
 
     The role is a feature's name, a drug's name, ``fluid``, or what the item says; the factor is a
     norepinephrine-equivalent weight (None: an inotrope), a tonicity, or -1 for irrigant put in.
     """
-    rows: list[tuple[str, int, str, float | None, str | None]] = []
+    rows: list[Item] = []
     for feature in FEATURES:
         for item in feature.chart_items:
             unit = "fahrenheit" if item == FAHRENHEIT_ITEM else None
@@ -99,13 +121,23 @@ def item_rows() -> list[tuple[str, int, str, float | None, str | None]]:
     rows.append(("procedureevents", VENTILATION_PROCEDURE_ITEM, "ventilation", 1.0, None))
     rows += [("chartevents", item, "weight", 1.0, "kg") for item in WEIGHT_ITEMS]
     rows += [("chartevents", item, role, 1.0, None) for role, item in TEXT_ITEMS.items()]
-    for drug, item in DRUG_ITEMS.items():
-        weight = NOREPINEPHRINE_EQUIVALENT_WEIGHTS.get(drug)
+    rows += [("chartevents", item, "oxygen_flow", 1.0, "L/min") for item in OXYGEN_FLOW_ITEMS]
+    for item, drug in DRUG_ITEMS.items():
+        weight = NOREPINEPHRINE_EQUIVALENT_WEIGHTS[weights].get(drug)
         rows.append(("inputevents", item, drug, weight, None))
     for item, tonicity in FLUID_TONICITY.items():
         unit = "1 mEq/mL" if item in BICARBONATE_ITEMS else None
         rows.append(("inputevents", item, "fluid", tonicity, unit))
     return rows
+
+
+def oxygen_rows() -> list[tuple[str, int, float]]:
+    """(device, flow in L/min, fraction) of every tabulated estimate of inspired oxygen."""
+    return [
+        (device, litres, fio2)
+        for device, table in ESTIMATED_FIO2.items()
+        for litres, fio2 in table.items()
+    ]
 
 
 def ventilation_rows() -> list[tuple[str, str, str, int]]:

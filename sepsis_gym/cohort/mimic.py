@@ -21,7 +21,7 @@ from sepsis_gym.cohort.concepts import (
 from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError, SourceError
 from sepsis_gym.features import N_FEATURES
-from sepsis_gym.preprocessing import HORIZON_HOURS
+from sepsis_gym.preprocessing import HORIZON_HOURS, NEVER
 from sepsis_gym.trajectories import Trajectories
 
 __all__ = ["MimicConfig", "build_mimic"]
@@ -101,6 +101,8 @@ def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tup
     septic = "SELECT stay_id FROM sepsis"
     two_steps = 2 * assembly.step_hours
     yield f"two whole steps of {assembly.step_hours} h", f"hours >= {two_steps}"
+    if config.weight_required:
+        yield "weight known", "stay_id IN (SELECT stay_id FROM weight WHERE NOT imputed)"
     yield (
         f"infection ({config.infection}) suspected {start} to {stop} h from ICU admission",
         f"stay_id IN ({septic})",
@@ -109,6 +111,12 @@ def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tup
         "SOFA of 2 or more from 48 h before to 24 h after",
         f"stay_id IN ({septic} WHERE septic)",
     )
+    if "no_early_deaths" in config.quirks:
+        watched = f"least(ends_at, intime + INTERVAL {HORIZON_HOURS} HOUR)"
+        yield (
+            "alive 24 h after the last step",
+            f"deathtime IS NULL OR deathtime > {watched} + INTERVAL 24 HOUR",
+        )
 
 
 def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig) -> RawCohort:
@@ -127,11 +135,16 @@ def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig)
     raw = np.full((len(rows["bin"]), N_FEATURES), np.nan, np.float32)
     raw[long["row"], long["position"]] = long["value"]
     stays = connection.execute(
-        "SELECT * FROM stays JOIN charlson USING (stay_id) ORDER BY stay_id"
+        "SELECT stays.*, charlson, weight_kg, "
+        "epoch(infected_at - intime) / 3600 AS suspected_hours, "
+        "epoch(sofa_2_at - intime) / 3600 AS sofa_2_hours FROM stays "
+        "JOIN charlson USING (stay_id) JOIN weight USING (stay_id) JOIN sepsis USING (stay_id) "
+        "ORDER BY stay_id"
     ).fetchnumpy()
     # Whole bins only: what little is given and passed in a bin that the end of the stay cuts short
     # would tie low doses to the outcome.
     n_bins = np.floor(stays["hours"] / assembly.step_hours).astype(np.int64)
+    before, before_age = _history(connection, len(n_bins))
     in_icu_beyond = stays["hours"] > (last + 1) * assembly.step_hours
     end = np.where(stays["died_in_icu"], End.DIED, End.DISCHARGED)
     columns: dict[str, tuple[NDArray[Any], type]] = {
@@ -143,6 +156,9 @@ def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig)
         "died_in_hospital": (stays["died_in_hospital"], np.bool_),
         "died_90d": (stays["died_90d"], np.bool_),
         "end": (np.where(in_icu_beyond, End.HORIZON, end), np.int8),
+        "weight_kg": (stays["weight_kg"], np.float32),
+        "suspected_hours": (stays["suspected_hours"], np.float32),
+        "sofa_2_hours": (stays["sofa_2_hours"], np.float32),
     }
     return RawCohort(
         stays={name: np.asarray(column, dtype) for name, (column, dtype) in columns.items()},
@@ -152,4 +168,27 @@ def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig)
         fluid_ml=np.asarray(rows["fluid_ml"], np.float32),
         norepinephrine_equivalent=np.asarray(rows["norepinephrine_equivalent"], np.float32),
         sofa_24h=np.ma.filled(rows["sofa_24h"].astype(np.float32), np.nan),
+        norepinephrine_equivalent_mean=np.asarray(
+            rows["norepinephrine_equivalent_mean"], np.float32
+        ),
+        verbal_untestable=np.asarray(rows["verbal_untestable"], np.bool_),
+        before=before,
+        before_age=before_age,
     )
+
+
+def _history(
+    connection: duckdb.DuckDBPyConnection, n_stays: int
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    """[N, 39] each: the last values from before ICU admission and how many bins ago they are."""
+    last = connection.execute(
+        "WITH numbered AS (SELECT stay_id, row_number() OVER (ORDER BY stay_id) - 1 AS row "
+        "FROM stays) SELECT n.row, f.position, o.value, -o.bin AS age FROM observations o "
+        "JOIN numbered n USING (stay_id) JOIN features f ON f.name = o.feature WHERE o.bin < 0 "
+        "QUALIFY row_number() OVER (PARTITION BY o.stay_id, o.feature ORDER BY o.bin DESC) = 1"
+    ).fetchnumpy()
+    before = np.full((n_stays, N_FEATURES), np.nan, np.float32)
+    before_age = np.full((n_stays, N_FEATURES), NEVER, np.int16)
+    before[last["row"], last["position"]] = last["value"]
+    before_age[last["row"], last["position"]] = last["age"]
+    return before, before_age

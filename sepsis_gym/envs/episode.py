@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sepsis_gym.dynamics import End, TransitionModel
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import NEVER, Preprocessing
-from sepsis_gym.reward import RewardConfig, known_lactate, step_reward
+from sepsis_gym.reward import RewardConfig, transition_reward
 
 UNKNOWN = -1
 """Outcome or risk not known yet; no NaN, so that equal infos compare equal."""
@@ -99,19 +99,10 @@ def advance(
     over = end != End.ONGOING
     dies_later = rng.random(len(patients)) < transition.mortality_90d
     died = (end == End.DIED) | (over & dies_later)
-    sofa = patients.sofa(preprocessing)
-    paid = step_reward(
-        state.sofa,
-        sofa,
-        known_lactate(state.patients.values, preprocessing.known(state.patients.age)),
-        known_lactate(patients.values, preprocessing.known(patients.age)),
-        over,
-        died,
-        reward,
-    )
+    paid = transition_reward(state.patients, patients, preprocessing, over, died, reward)
     following = EpisodeState(
         patients=patients,
-        sofa=sofa,
+        sofa=patients.sofa(preprocessing),
         end=end,
         died_90d=np.where(over, died, UNKNOWN).astype(np.int8),
         mortality_90d=np.where(end == End.DIED, 1.0, transition.mortality_90d).astype(np.float32),

@@ -6,6 +6,7 @@ import pytest
 from evaluation.safety import Guidelines, assess_safety
 from sepsis_gym.actions import N_ACTIONS, encode_action
 from sepsis_gym.features import FEATURE_INDEX
+from sepsis_gym.preprocessing import NEVER
 from sepsis_gym.trajectories import Trajectories
 
 MAP, LACTATE = FEATURE_INDEX["meanbp"], FEATURE_INDEX["lactate"]
@@ -22,15 +23,24 @@ def stay(trajectories: Trajectories) -> Trajectories:
     names = [name for name in vars(full) if isinstance(vars(full)[name], np.ndarray)]
     cut = {name: vars(full)[name][rows] for name in names if name != "offsets"}
     cut["terminated"] = np.arange(7) == 5
-    values, measured = cut["values"].copy(), np.zeros_like(cut["measured"])
+    values, measured = cut["values"].copy(), np.zeros(cut["values"].shape, bool)
     values[:6, MAP] = [60, 70, 70, 50, 100, 70]
     values[:6, LACTATE] = [1, 3, 1, 1, 1, 1]
     measured[:5, MAP] = measured[1:5, LACTATE] = True
     measured[5, MAP] = True
     previous = np.array([0, 0, 1, 1, 1, 0, 0], np.float32)
-    cut |= {"values": values, "measured": measured}
+    cut |= {"values": values, "age": ages(measured)}
     cut["previous_norepinephrine_equivalent"] = previous
     return replace(full, offsets=np.array([0, 7]), **cut)
+
+
+def ages(measured: np.ndarray) -> np.ndarray:
+    """[R, 39] steps since measured of one stay."""
+    age = np.full(measured.shape, NEVER, np.int16)
+    for row in range(len(measured)):
+        before = age[row - 1] if row else age[0]
+        age[row] = np.where(measured[row], 0, np.minimum(before + 1, NEVER))
+    return age
 
 
 def constant(action: int) -> np.ndarray:
@@ -75,7 +85,7 @@ def test_stochastic_policies_count_in_expectation(stay):
 def test_unknown_inputs_are_not_assessable(stay):
     measured = stay.measured.copy()
     measured[:, [MAP, LACTATE]] = False
-    report = assess_safety(replace(stay, measured=measured), constant(NOTHING))
+    report = assess_safety(replace(stay, age=ages(measured)), constant(NOTHING))
     assert report.adherence == 1
     assert (report.untreated.eligible, report.untreated.not_assessable) == (0, 6)
     assert (report.underdose.eligible, report.underdose.not_assessable) == (0, 6)

@@ -78,9 +78,11 @@ def test_bad_levels_edges_and_doses_are_refused():
         ActionBins().fluid_level(-1.0)
 
 
-def test_vasopressin_weight_is_per_unit_and_hour():
-    # 2.4 units/h = 0.04 units/min = 0.1 ug/kg/min norepinephrine equivalent
-    assert 2.4 * NOREPINEPHRINE_EQUIVALENT_WEIGHTS["vasopressin"] == pytest.approx(0.1)
+@pytest.mark.parametrize(("weights", "expected"), [("goradia", 0.1), ("komorowski", 0.2)])
+def test_vasopressin_weight_is_per_unit_and_hour(weights, expected):
+    # 2.4 units/h = 0.04 units/min = 0.1 or 0.2 ug/kg/min norepinephrine equivalent
+    weight = NOREPINEPHRINE_EQUIVALENT_WEIGHTS[weights]["vasopressin"]
+    assert 2.4 * weight == pytest.approx(expected)
 
 
 def test_a_dose_that_equals_an_edge_stays_in_its_level():

@@ -23,6 +23,9 @@ from sepsis_gym.cohort.concepts import MimicConfig
 from sepsis_gym.cohort.mimic import build_mimic
 from sepsis_gym.errors import ConfigError, EmptyCohortError, SchemaError, SourceError
 from sepsis_gym.features import FEATURE_INDEX
+from sepsis_gym.trajectories import Trajectories
+
+WEIGHT = 226512
 
 # ------------------------------------------------------------------------------ the whole build
 
@@ -68,6 +71,33 @@ def test_first_stay_only_keeps_one_stay_of_each_patient(tmp_path: Path) -> None:
     first = build_mimic(source, tmp_path / "b", MimicConfig(first_stay_only=True))
     assert dict(first.manifest.flow)["first ICU stay of the patient"] == 12
     assert both.manifest.flow[0][1] == 13
+
+
+def test_switches_for_weight_and_early_deaths_are_counted_in_the_flow(tmp_path: Path) -> None:
+    rows = septic_stays()
+    weighed = range(2, 13)
+    rows["chartevents"] += [chart(WEIGHT, 1, 80, i) for i in weighed]
+    rows["admissions"][2] |= {"deathtime": at(50), "hospital_expire_flag": 1}  # 20 h after 30 h
+    rows["admissions"][3] |= {"deathtime": at(55), "hospital_expire_flag": 1}
+    source = write(tmp_path / "in", rows)
+    plain = build_mimic(source, tmp_path / "plain")
+    assert plain.stays.weight_kg.tolist() == [80.0] * 12  # the first is the cohort's median
+    assert plain.manifest.notes["stays_without_weight"] == 1
+    config = MimicConfig(weight_required=True, quirks=("no_early_deaths",))
+    strict = build_mimic(source, tmp_path / "strict", config)
+    assert dict(strict.manifest.flow)["weight known"] == 11
+    assert strict.manifest.flow[-1] == ("alive 24 h after the last step", 10)
+    assert 3 not in strict.stays.subject_id
+    assert 4 in strict.stays.subject_id
+
+
+def test_onset_times_count_from_icu_admission(tmp_path: Path) -> None:
+    cohort = build_mimic(write(tmp_path / "in", septic_stays()), tmp_path / "out")
+    # the culture at 2 h comes before the antibiotic; creatinine 4 drawn at 1 h
+    assert cohort.stays.suspected_hours.tolist() == [2.0] * 12
+    assert cohort.stays.sofa_2_hours.tolist() == [1.0] * 12
+    loaded = Trajectories.load(tmp_path / "out")
+    assert loaded.stays.suspected_hours.tolist() == [2.0] * 12
 
 
 # ------------------------------------------------------------------------------ broken sources

@@ -26,6 +26,7 @@ from mimic_folder import (
 )
 
 from sepsis_gym.cohort.charlson import charlson_rows, expand
+from sepsis_gym.cohort.concepts import MimicConfig
 from sepsis_gym.cohort.items import item_rows
 
 # ------------------------------------------------------------------------------ measurements
@@ -38,14 +39,14 @@ def test_lab_counts_once_reported_in_the_causal_alignment(tmp_path: Path) -> Non
     rows["labevents"].append(lab(LACTATE, 9, 3.0, storetime=None))
     assert values(computed(tmp_path, rows), "lactate") == {0: 2.0, 1: 5.0, 2: 3.0}
     drawn = computed(tmp_path / "drawn", rows, alignment="same_window")
-    assert values(drawn, "lactate") == {0: 5.0, 2: 3.0}
+    assert values(drawn, "lactate") == {-1: 2.0, 0: 5.0, 2: 3.0}
 
 
-def test_nurses_copy_does_not_show_a_lab_before_its_report(tmp_path: Path) -> None:
+def test_nurses_copies_of_a_lab_are_not_read_but_fingersticks_are(tmp_path: Path) -> None:
     rows = septic_stays(1)
     rows["labevents"].append(lab(50931, 3.5, 151.0, storetime=at(4.6)))
-    rows["chartevents"].append(chart(220621, 3.5, 151.0))  # the same glucose, copied
-    rows["chartevents"].append(chart(225664, 2.0, 120.0))  # a fingerstick
+    rows["chartevents"].append(chart(220621, 3.5, 151.0))  # would show it before its report
+    rows["chartevents"].append(chart(225664, 2.0, 120.0))
     assert values(computed(tmp_path, rows), "glucose") == {0: 120.0, 1: 151.0}
 
 
@@ -76,6 +77,56 @@ def test_fio2_is_a_fraction_and_intubated_verbal_is_missing(tmp_path: Path) -> N
     connection = computed(tmp_path, rows)
     assert values(connection, "fio2") == {0: pytest.approx(0.5), 1: pytest.approx(0.6)}
     assert values(connection, "gcs_verbal") == {1: 1.0}
+
+
+def test_fio2_is_noted_with_a_gas_or_estimated_where_it_is_not_charted(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    rows["chartevents"] += [
+        chart(226732, 1, 0, text="Nasal cannula"),
+        chart(223834, 1, 3),  # 3 L/min: 32 %
+        chart(223834, 2, 7),  # between 6 and 8: 50 %
+        chart(226732, 5, 0, text="Venti mask "),
+        chart(223834, 6, 20),  # beyond the mask's last flow: 75 %
+        chart(226732, 9, 0, text="None"),  # room air
+        chart(226732, 13, 0, text="Endotracheal tube"),
+        chart(223834, 13, 10),  # the ventilator sets the oxygen: no estimate
+        chart(226732, 17, 0, text="Nasal cannula"),
+        chart(223834, 17, 2),
+        chart(223835, 18, 60),  # charted: neither gas nor flow counts
+    ]
+    rows["labevents"] += [
+        lab(50816, 17, 90, storetime=at(17.5)),
+        lab(50816, 21, 40, storetime=at(21.5)),
+        lab(50816, 21, 5, specimen_id=7001),  # litres, no fraction
+    ]
+    for fio2, expected in (
+        ("estimated", {0: 0.41, 1: 0.75, 2: 0.21, 4: 0.6, 5: 0.4}),
+        ("noted", {4: 0.6, 5: 0.4}),
+        ("charted", {4: 0.6}),
+    ):
+        config = MimicConfig(threads=1, fio2=fio2)
+        assert values(computed(tmp_path / fio2, rows, config), "fio2") == pytest.approx(expected)
+
+
+def test_untestable_verbal_responses_are_flagged(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    rows["chartevents"].append(chart(223900, 5, 1, text="No Response-ETT"))
+    flagged = grid(computed(tmp_path, rows), "verbal_untestable")
+    assert flagged == [False, True, *[False] * 6]
+
+
+def test_values_from_before_admission_are_known_as_far_back_as_they_hold(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    rows["labevents"] += [
+        lab(LACTATE, -30, 9.0),  # lactate holds for 24 h
+        lab(LACTATE, -6, 4.0),
+        lab(LACTATE, -1.5, 3.0, storetime=at(-0.5)),
+        lab(50862, -70, 2.5),  # albumin, which holds for 72 h
+        lab(50862, -80, 1.5),
+    ]
+    connection = computed(tmp_path, rows)
+    assert values(connection, "lactate") == {-2: 4.0, -1: 3.0}
+    assert values(connection, "albumin") == {-18: 2.5}
 
 
 def test_gases_are_kept_from_arterial_tubes_only(tmp_path: Path) -> None:
@@ -149,6 +200,7 @@ def test_vasopressors_of_different_drugs_add_up_and_of_one_drug_do_not(tmp_path:
         (NOREPINEPHRINE, {"rate": 0.1, "rateuom": "mg/kg/min", "patientweight": 1}, 0.1),
         (PHENYLEPHRINE, {"rate": 80, "rateuom": "mcg/min"}, 0.1),  # 80 kg: 1 ug/kg/min
         (221662, {"rate": 10}, 0.1),  # dopamine
+        (229709, {"rate": 10, "rateuom": "ng/kg/min"}, 0.1),  # angiotensin II
         (221653, {"rate": 5}, 0),  # dobutamine is no vasopressor
         (NOREPINEPHRINE, {"rate": 50}, 5),  # capped
         (NOREPINEPHRINE, {"rate": 0.1, "rateuom": "mL/hour"}, 0),
@@ -184,6 +236,17 @@ def test_dose_without_weight_uses_the_charted_weight_then_the_median_by_sex(
     ]
 
 
+def test_weights_of_the_ai_clinician_weigh_phenylephrine_more(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    rows["inputevents"] = [
+        drug(PHENYLEPHRINE, 1, 3, rate=1),
+        drug(VASOPRESSIN, 5, 6, rate=2.4, rateuom="units/hour"),
+    ]
+    config = MimicConfig(threads=1, vasopressor_weights="komorowski")
+    dose = grid(computed(tmp_path, rows, config), "norepinephrine_equivalent")
+    assert dose[:2] == [pytest.approx(0.45), pytest.approx(0.2)]
+
+
 def test_bolus_at_a_bin_edge_counts_once_and_infusions_are_shared_out(tmp_path: Path) -> None:
     rows = septic_stays(1)
     rows["inputevents"] = [
@@ -204,7 +267,7 @@ def test_bolus_at_a_bin_edge_counts_once_and_infusions_are_shared_out(tmp_path: 
     assert dropped.fetchall() == [("not_positive",), ("unknown_unit",)]
 
 
-def test_ventilation_from_text_and_from_the_procedure_where_there_is_none(tmp_path: Path) -> None:
+def test_ventilated_by_what_was_charted_so_far_or_by_the_procedure(tmp_path: Path) -> None:
     rows = septic_stays(2)
     tube, mode, cannula = "Endotracheal tube", "CMV/ASSIST", "Nasal cannula"
     rows["chartevents"] += [
@@ -218,7 +281,8 @@ def test_ventilation_from_text_and_from_the_procedure_where_there_is_none(tmp_pa
         for stay in (101, 102)
     ]
     connection = computed(tmp_path, rows)
-    assert grid(connection, "ventilated") == [False, True, True, *[False] * 5]
+    # tube at 5 h, last seen at 7 h and gone at 9 h; the procedure from 14 to 18 h
+    assert grid(connection, "ventilated") == [False, True, True, True, True, *[False] * 3]
     second = connection.execute("SELECT bin FROM grid WHERE ventilated AND stay_id = 102")
     assert sorted(row[0] for row in second.fetchall()) == [3, 4]
 
@@ -263,3 +327,35 @@ def test_a_rate_or_amount_that_is_no_number_is_dropped_and_says_so(
     assert grid(connection, "fluid_ml")[0] == pytest.approx(250)
     dropped = connection.execute("SELECT dropped FROM inputs ORDER BY dropped").fetchall()
     assert dropped.count(("not_finite",)) == 2
+
+
+# ------------------------------------------------------------------------------ quirks
+
+
+def test_quirks_of_published_extracts_are_off_unless_named(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    tube = {"value": "ART.", "valuenum": None}
+    rows["labevents"] += [lab(50802, 1, -6.0), {**lab(52033, 1, 0), **tube}]
+    rows["labevents"] += [
+        lab(50802, 5, 2.0, specimen_id=7001),
+        {**lab(52033, 5, 0, specimen_id=7001), **tube},
+    ]
+    rows["chartevents"] += [
+        chart(FAHRENHEIT, 1, 100.4),
+        chart(CELSIUS, 5, 37.0),
+        chart(223900, 1, 1, text="No Response-ETT"),
+    ]
+    rows["outputevents"] = [{"stay_id": 101, "itemid": FOLEY, "charttime": at(1), "value": 100}]
+    plain = computed(tmp_path / "plain", rows)
+    quirks = ("celsius_only", "intubated_verbal_is_1", "no_base_deficit", "uncharted_urine_is_0")
+    published = computed(tmp_path / "published", rows, MimicConfig(threads=1, quirks=quirks))
+    for feature, without, with_quirks in (
+        ("base_excess", {0: -6.0, 1: 2.0}, {1: 2.0}),
+        ("temp_c", {0: pytest.approx(38), 1: 37.0}, {1: 37.0}),
+        ("gcs_verbal", {}, {0: 1.0}),
+        ("output_4hourly", {0: 100.0}, {0: 100.0, **dict.fromkeys(range(1, 8), 0.0)}),
+    ):
+        assert values(plain, feature) == without
+        assert values(published, feature) == with_quirks
+    assert grid(plain, "verbal_untestable")[0]
+    assert not grid(published, "verbal_untestable")[0]

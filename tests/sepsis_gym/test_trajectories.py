@@ -64,6 +64,38 @@ def test_values_are_measured_then_held_then_filled(trajectories, raw_cohort):
                 assert trajectories.age[row, feature] == age
 
 
+def test_what_was_known_before_admission_is_held_from_the_first_step(raw_cohort):
+    shape = (len(raw_cohort.stays["stay_id"]), N_FEATURES)
+    before = np.full(shape, np.nan, np.float32)
+    before_age = np.full(shape, NEVER, np.int16)
+    before[:, LACTATE], before_age[:, LACTATE] = 3.5, 2  # 8 h ago; lactate holds for 24 h
+    raw = raw_cohort.raw.copy()
+    raw[raw_cohort.offsets[:-1], LACTATE] = np.nan
+    trajectories = built(replace(raw_cohort, raw=raw, before=before, before_age=before_age))
+    first = trajectories.offsets[:-1]
+    assert (trajectories.values[first, LACTATE] == np.float32(3.5)).all()
+    assert (trajectories.age[first, LACTATE] == 2).all()
+    assert not trajectories.measured[first, LACTATE].any()
+    second = first + 1
+    held = np.isnan(raw[second, LACTATE])
+    assert (trajectories.age[second, LACTATE] == np.where(held, 3, 0)).all()
+    assert (trajectories.age[first, HR] != 2).all()
+    before_age[:, LACTATE] = 7  # 28 h ago
+    trajectories = built(replace(raw_cohort, raw=raw, before=before, before_age=before_age))
+    fill = np.float32(trajectories.preprocessing.fill[LACTATE])
+    assert (trajectories.values[first, LACTATE] == fill).all()
+
+
+def test_scales_of_imputed_values_are_narrower_and_fill_values_the_same(raw_cohort):
+    measured, imputed = built(raw_cohort), built(raw_cohort, scale_on="imputed")
+    assert imputed.preprocessing.fill == measured.preprocessing.fill
+    z = imputed.preprocessing.standardize(imputed.values)
+    train = (imputed.stays.split == "train")[imputed.stay_of_row]
+    np.testing.assert_allclose(z[train].mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(z[train].std(0), 1, rtol=1e-3)
+    assert not np.allclose(imputed.preprocessing.scale, measured.preprocessing.scale, rtol=1e-3)
+
+
 def test_fill_scale_and_edges_come_from_the_training_split_only(raw_cohort):
     whole = built(raw_cohort)
     test_rows = np.isin(whole.stay_of_row, np.flatnonzero(whole.stays.split != "train"))

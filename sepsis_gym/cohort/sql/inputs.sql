@@ -23,6 +23,7 @@ WITH rows_in_units AS (
             -- with a patientweight of 1 the number is in mcg/kg/min already
             WHEN unit = 'mg/kg/min' THEN CASE WHEN patientweight = 1 THEN 1 ELSE 1000 END
             WHEN unit = 'mcg/min' THEN 1 / kg
+            WHEN unit = 'ng/kg/min' THEN 0.001
         END AS dose
     FROM rows_in_units e
 )

@@ -1,7 +1,8 @@
 -- Laboratory values of the dynamic features; kept by patient and time, as hadm_id may be missing.
--- Inputs:  labevents, items, features; variable specimen_item (text: type of the tube)
+-- Inputs:  labevents, items, features; variables specimen_item (text: type of the tube), quirks
 -- Output:  subject_id, specimen_id, feature, drawn_at, reported_at, value; in_range; usable: FALSE
 --          for a gas whose tube is not marked arterial.
+-- Quirk:   no_base_deficit.
 WITH specimens AS (
     SELECT specimen_id, max(trim(value)) AS specimen
     FROM labevents
@@ -11,7 +12,9 @@ WITH specimens AS (
 SELECT l.subject_id, l.specimen_id, f.name AS feature, l.charttime AS drawn_at,
     greatest(l.charttime, coalesce(l.storetime, l.charttime)) AS reported_at,
     l.valuenum AS value,
-    l.valuenum BETWEEN f.low AND f.high AS in_range,
+    l.valuenum BETWEEN f.low AND f.high
+        AND NOT (list_contains(getvariable('quirks'), 'no_base_deficit')
+            AND f.name = 'base_excess' AND l.valuenum <= 0) AS in_range,
     f.kind <> 'gas' OR coalesce(s.specimen = 'ART.', FALSE) AS usable
 FROM labevents l
 JOIN items i ON i.source = 'labevents' AND i.itemid = l.itemid

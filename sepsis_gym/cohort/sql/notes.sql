@@ -1,5 +1,6 @@
 -- Counts, over the stays of the cohort, of what was dropped, clipped or repaired.
--- Inputs:  stays, chart_readings, lab_readings, urine_bins, inputs, weight, ventilation, sepsis
+-- Inputs:  stays, bins, chart_readings, lab_readings, fio2_fallback, observations, urine_bins,
+--          inputs, weight, ventilation, sepsis
 -- Output:  note, n
 WITH charted AS (FROM chart_readings SEMI JOIN stays USING (stay_id)),
     labs AS (FROM lab_readings l SEMI JOIN stays s ON s.subject_id = l.subject_id
@@ -19,6 +20,14 @@ UNION ALL SELECT 'urine_bins_out_of_range', count(*) FROM urine_sums WHERE NOT i
 UNION ALL SELECT 'vasopressor_rows_capped', count(*) FROM given WHERE capped AND dropped IS NULL
 UNION ALL SELECT 'input_rows_' || dropped, count(*) FROM given WHERE dropped IS NOT NULL
     GROUP BY dropped
+UNION ALL SELECT 'bins_with_fio2_noted_with_a_gas_or_estimated', count(*)
+    FROM (SELECT DISTINCT f.stay_id, b.bin FROM fio2_fallback f JOIN bins b
+        ON b.stay_id = f.stay_id AND f.time >= b.starts_at AND f.time < b.ends_at
+        SEMI JOIN stays s ON s.stay_id = f.stay_id
+        ANTI JOIN charted c ON c.stay_id = b.stay_id AND c.feature = 'fio2' AND c.in_range
+            AND c.time >= b.starts_at AND c.time < b.ends_at)
+UNION ALL SELECT 'values_known_from_before_the_stay', count(DISTINCT (stay_id, feature))
+    FROM observations SEMI JOIN stays USING (stay_id) WHERE bin < 0
 UNION ALL SELECT 'stays_without_weight', count(*) FROM weight SEMI JOIN stays USING (stay_id)
     WHERE imputed
 UNION ALL SELECT 'stays_ventilated_by_procedure', count(DISTINCT stay_id)

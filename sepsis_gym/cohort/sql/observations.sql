@@ -1,36 +1,42 @@
 -- Each feature in each bin: the mean; readings of one moment (two cuffs, two tubes) are averaged
--- first. Urine, a sum, has its own concept.
--- Inputs:  stays, chart_readings, lab_readings, urine_bins, features, items; variables step_hours,
---          labs_at ('reported' in the causal alignment: a result counts once it can be seen; else
---          'drawn')
+-- first. Negative bins lie before ICU admission, as far back as a value is held. Urine, a sum, has
+-- its own concept.
+-- Inputs:  stays, chart_readings, lab_readings, fio2_fallback, urine_bins, features; variables
+--          step_hours, last_bin, labs_at ('reported' in the causal alignment: a result counts once
+--          it can be seen; else 'drawn')
 -- Output:  stay_id, bin, feature, value (feature table's unit)
-WITH charted_labs AS (
-    FROM lab_readings
-    WHERE feature IN (SELECT role FROM items WHERE source = 'chartevents')
-), readings AS (
-    SELECT s.stay_id, s.intime, s.ends_at, c.feature, c.time, c.value
-    FROM chart_readings c
-    JOIN stays s USING (stay_id)
-    -- A nurse's copy of a laboratory value would show the result before the laboratory does.
-    ANTI JOIN charted_labs l ON l.subject_id = c.subject_id AND l.feature = c.feature
-        AND l.drawn_at = c.time AND l.value = c.value
-    WHERE c.in_range AND NOT c.untestable
+-- Rule:    a fallback (rank 1, then 2) counts only in bins without anything better. Sums run over
+--          decimals, so that their order cannot change the last digit.
+WITH readings AS (
+    SELECT stay_id, feature, time, value, 0 AS rank
+    FROM chart_readings
+    WHERE in_range AND NOT untestable
     UNION ALL
-    SELECT s.stay_id, s.intime, s.ends_at, l.feature,
-        CASE getvariable('labs_at') WHEN 'reported' THEN l.reported_at ELSE l.drawn_at END AS time,
-        l.value
+    SELECT s.stay_id, l.feature,
+        CASE getvariable('labs_at') WHEN 'reported' THEN l.reported_at ELSE l.drawn_at END,
+        l.value, 0
     FROM lab_readings l
     JOIN stays s USING (subject_id)
     WHERE l.in_range AND l.usable
+    UNION ALL
+    SELECT stay_id, 'fio2', time, value, rank FROM fio2_fallback
 ), moments AS (
-    SELECT stay_id, intime, feature, time, avg(value) AS value
-    FROM readings
-    WHERE time >= intime AND time < ends_at
+    SELECT r.stay_id, r.feature, r.time, r.rank,
+        floor(epoch(r.time - s.intime) / (3600 * getvariable('step_hours')))::INTEGER AS bin,
+        avg(r.value::DECIMAL(18, 6)) AS value
+    FROM readings r
+    JOIN stays s USING (stay_id)
+    JOIN features f ON f.name = r.feature
+    WHERE r.time >= s.intime - to_hours(f.hold_hours) AND r.time < s.ends_at
+    GROUP BY ALL
+), means AS (
+    SELECT stay_id, bin, feature, rank, avg(value::DECIMAL(18, 6)) AS value
+    FROM moments
+    WHERE bin <= getvariable('last_bin')
     GROUP BY ALL
 )
-SELECT stay_id, floor(epoch(time - intime) / (3600 * getvariable('step_hours')))::INTEGER AS bin,
-    feature, avg(value) AS value
-FROM moments
+SELECT stay_id, bin, feature, arg_min(value, rank) AS value
+FROM means
 GROUP BY ALL
 UNION ALL
 SELECT u.stay_id, u.bin, f.name, u.value

@@ -2,7 +2,8 @@
 -- Inputs:  stays, suspicion, sofa, diagnoses_icd, infection_codes, microbiologyevents; variables
 --          infection (which rule), onset_from, onset_to (h from ICU admission)
 -- Output:  stay_id, infected_at, sepsis3 (paired with a culture), septic; one row per stay with an
---          infection, the earliest that has SOFA >= 2 in [-48 h, +24 h] around it
+--          infection, the earliest that has SOFA >= 2 in [-48 h, +24 h] around it; sofa_2_at: the
+--          end of the first such hour
 -- Rule:    cultures: suspected infection. Fallback, where the admission has no culture at all:
 --          an antibiotic and an infection code.
 WITH coded AS (
@@ -34,7 +35,8 @@ WITH coded AS (
         AND infected_at <= intime + to_hours(getvariable('onset_to'))
         AND infected_at < outtime
 ), scored AS (
-    SELECT i.stay_id, i.infected_at, i.sepsis3, coalesce(max(h.sofa_24h) >= 2, FALSE) AS septic
+    SELECT i.stay_id, i.infected_at, i.sepsis3, coalesce(max(h.sofa_24h) >= 2, FALSE) AS septic,
+        min(h.ends_at) FILTER (h.sofa_24h >= 2) AS sofa_2_at
     FROM in_window i
     LEFT JOIN sofa h ON h.stay_id = i.stay_id
         AND h.ends_at >= i.infected_at - INTERVAL 48 HOUR

@@ -8,7 +8,7 @@
 WITH grid AS (
     SELECT stay_id, subject_id, ends_at AS first_end FROM hours WHERE hour = 0
 ), stay_points AS (
-    SELECT stay_id, time, 'meanbp' AS what, avg(value) AS value
+    SELECT stay_id, time, 'meanbp' AS what, avg(value::DECIMAL(18, 6)) AS value
     FROM chart_readings
     WHERE feature = 'meanbp' AND in_range
     GROUP BY stay_id, time

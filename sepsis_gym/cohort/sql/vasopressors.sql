@@ -23,12 +23,12 @@ WITH running AS (
         AND r.ends >= s.until
     GROUP BY ALL
 ), summed AS (
-    SELECT stay_id, bin, sum(equivalent) AS equivalent, any_value(bin_seconds) AS bin_seconds,
+    SELECT stay_id, bin, sum(equivalent::DECIMAL(18, 9))::DOUBLE AS equivalent, any_value(bin_seconds) AS bin_seconds,
         epoch(until - time) AS seconds
     FROM by_drug
     GROUP BY stay_id, bin, time, until
 )
 SELECT stay_id, bin, max(equivalent) AS highest,
-    sum(equivalent * seconds) / any_value(bin_seconds) AS mean
+    sum((equivalent * seconds)::DECIMAL(18, 6))::DOUBLE / any_value(bin_seconds) AS mean
 FROM summed
 GROUP BY stay_id, bin

@@ -9,7 +9,7 @@ WITH charted AS (
     JOIN items i ON i.source = 'chartevents' AND i.itemid = c.itemid
     WHERE i.role = 'weight'
 ), own AS (
-    SELECT stay_id, arg_min(kg, (preference, time)) AS kg
+    SELECT stay_id, arg_min(kg, (preference, time, kg)) AS kg
     FROM charted
     WHERE kg BETWEEN getvariable('weight_low') AND getvariable('weight_high')
     GROUP BY stay_id
