@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,15 @@ _MANIFEST_KEYS = (
 )
 
 
-def write_folder(trajectories: Trajectories, folder: str | os.PathLike[str]) -> None:
-    """Writes the folder whole or not at all."""
+def write_folder(
+    trajectories: Trajectories,
+    folder: str | os.PathLike[str],
+    beside: Mapping[str, pa.Table] | None = None,
+) -> None:
+    """Writes the folder whole or not at all, with other tables of the same build beside it."""
     with whole_folder(folder) as temporary:
+        for name, table in (beside or {}).items():
+            pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
         pq.write_table(step_table(trajectories), temporary / "steps.parquet", compression="zstd")
         pq.write_table(_stay_table(trajectories), temporary / "stays.parquet", compression="zstd")
         (temporary / "manifest.json").write_text(json.dumps(_manifest_json(trajectories), indent=1))

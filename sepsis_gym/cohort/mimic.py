@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
@@ -22,7 +23,9 @@ from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError, SourceError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.preprocessing import HORIZON_HOURS, NEVER
+from sepsis_gym.sofa import COMPONENTS
 from sepsis_gym.trajectories import Trajectories
+from sepsis_gym.trajectory_files import write_folder
 
 __all__ = ["MimicConfig", "build_mimic"]
 
@@ -58,7 +61,7 @@ def build_mimic(
     config, assembly = config or MimicConfig(), assembly or AssemblyConfig()
     folder, target = Path(mimic_dir), Path(out)
     try:
-        cohort, flow, notes = _compute(folder, target / "cache", config, assembly)
+        built = _compute(folder, target / "cache", config, assembly)
     except duckdb.OutOfMemoryException as error:
         raise ConfigError(
             f"memory_limit {config.memory_limit} is too little: raise it or lower threads"
@@ -69,22 +72,27 @@ def build_mimic(
             f"delete {target / 'cache'}"
         ) from error
     trajectories = assemble(
-        cohort,
+        built.cohort,
         assembly,
         source=source or folder.resolve().name,
         credentialed=credentialed,
         build={"mimic": asdict(config)},
-        flow=flow,
-        notes=notes,
+        flow=built.flow,
+        notes=built.notes,
     )
-    trajectories.save(target)
+    write_folder(trajectories, target, {"sofa_hourly": built.sofa_hourly})
     return trajectories
 
 
-def _compute(
-    folder: Path, cache: Path, config: MimicConfig, assembly: AssemblyConfig
-) -> tuple[RawCohort, tuple[tuple[str, int], ...], dict[str, int]]:
-    """Per-bin tables, cohort flow and counts of repairs of the stays that stay in."""
+class _Built(NamedTuple):
+    cohort: RawCohort
+    flow: tuple[tuple[str, int], ...]
+    notes: dict[str, int]
+    sofa_hourly: pa.Table
+
+
+def _compute(folder: Path, cache: Path, config: MimicConfig, assembly: AssemblyConfig) -> _Built:
+    """What the concepts say of the stays that stay in."""
     with run_concepts(folder, cache, config, assembly) as connection:
         keep_stays(connection, list(_sepsis_rules(config, assembly)))
         flow = tuple(
@@ -93,7 +101,12 @@ def _compute(
         cohort = _raw_cohort(connection, assembly)
         run_concept(connection, "notes")
         notes = dict(connection.execute("SELECT note, n FROM notes ORDER BY note").fetchall())
-    return cohort, flow, notes
+        hourly = connection.sql(
+            "SELECT stay_id, epoch(h.ends_at - intime) / 3600 AS hours_from_admission, "
+            f"{', '.join(COMPONENTS)}, sofa_24h FROM sofa h JOIN stays USING (stay_id) "
+            "ORDER BY stay_id, hour"
+        ).to_arrow_table()
+    return _Built(cohort, flow, notes, hourly)
 
 
 def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,22 @@ def test_build_makes_trajectories_with_flow_and_notes(tmp_path: Path) -> None:
     assert cohort.stays.charlson.tolist() == [2.0] * 12  # age 60-69
     assert np.nanmax(cohort.sofa_24h) == 3  # NaN once the heart rate is no longer charted
     built = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert built == ["cache", "manifest.json", "stays.parquet", "steps.parquet"]
+    assert built == [
+        "cache",
+        "manifest.json",
+        "sofa_hourly.parquet",
+        "stays.parquet",
+        "steps.parquet",
+    ]
+    hourly = pq.read_table(tmp_path / "out" / "sofa_hourly.parquet").to_pylist()
+    assert hourly[0] == {
+        "stay_id": 101,
+        "hours_from_admission": 0.0,  # the first heart rate, at admission
+        **dict.fromkeys(["respiration", "coagulation", "liver", "cardiovascular", "cns"], 0),
+        "renal": 0,
+        "sofa_24h": 0,
+    }
+    assert (hourly[1]["renal"], hourly[1]["sofa_24h"]) == (3, 3)
 
 
 def test_csv_and_parquet_sources_build_the_same(tmp_path: Path) -> None:

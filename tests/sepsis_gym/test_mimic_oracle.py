@@ -7,9 +7,10 @@ from typing import Any
 
 import duckdb
 import pytest
+from oracle_agreement import agreement, markdown, open_concepts
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
-from sepsis_gym.cohort.concepts import CONCEPTS, RATE_CAP, MimicConfig, run_concept, run_concepts
+from sepsis_gym.cohort.concepts import CONCEPTS, RATE_CAP, MimicConfig, run_concept
 from sepsis_gym.cohort.mimic import build_mimic
 from sepsis_gym.features import FEATURE_NAMES
 from sepsis_gym.sofa import COMPONENTS
@@ -21,30 +22,12 @@ pytestmark = pytest.mark.skipif(
 )
 SOURCE = Path(DEMO or ".") / "mimic-iv-demo"
 ORACLE = Path(DEMO or ".") / "mimic-iv-demo-oracle"
-ALL_STAYS = MimicConfig(min_age=0, min_hours=0, fio2="charted", threads=2)
-WHOLE_STAYS = 24 * 365
 VITALS = ("heart_rate", "sysbp", "diabp", "meanbp", "resp_rate", "spo2", "temp_c")
 
 
 @pytest.fixture(scope="module")
 def concepts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyConnection]:
-    """All concepts of all stays; labs at the time of the draw, as the oracle takes them."""
-    cache = tmp_path_factory.mktemp("cache")
-    literature = AssemblyConfig(alignment="same_window")
-    with run_concepts(
-        SOURCE, cache, ALL_STAYS, literature, horizon_hours=WHOLE_STAYS
-    ) as connection:
-        for name in ("oracle_4h_grid", "oracle_cohort", "sofa", "gcs", "charlson", "ventilation"):
-            view = name if name.startswith("oracle") else f"oracle_{name}"
-            connection.execute(f"CREATE VIEW {view} AS FROM '{ORACLE}/{name}.parquet'")
-        # The oracle's grid runs on to the end of the last 4 h and, after death, to ICU discharge.
-        connection.execute(
-            "CREATE VIEW compared AS SELECT o.*, g.* EXCLUDE (stay_id), b.ends_at = o.t1 AS whole "
-            "FROM oracle_4h_grid o "
-            "JOIN stays s USING (stay_id) JOIN bins b ON b.stay_id = o.stay_id AND b.bin = o.step "
-            "AND b.starts_at = o.t0 AND b.ends_at = least(o.t1, s.outtime) "
-            "JOIN grid g ON g.stay_id = o.stay_id AND g.bin = o.step"
-        )
+    with open_concepts(SOURCE.parent, tmp_path_factory.mktemp("cache")) as connection:
         yield connection
 
 
@@ -65,6 +48,16 @@ def test_bins_are_the_oracles_but_for_those_after_death(
         "JOIN stays s USING (stay_id) ANTI JOIN bins b ON b.stay_id = o.stay_id AND b.bin = o.step",
     ) == (2, True)
     assert one(concepts, "SELECT count(*) FROM compared")[0] == 1238  # two more are cut by death
+
+
+def test_every_column_agrees_or_its_difference_is_explained_as_documented(
+    concepts: duckdb.DuckDBPyConnection,
+) -> None:
+    rows = agreement(concepts)
+    assert [row.column for row in rows if row.equal < 1 and not row.why] == []
+    assert sum(row.equal == 1 for row in rows) == 44
+    documented = (Path(__file__).parents[2] / "docs" / "cohort.md").read_text()
+    assert markdown(rows) in documented
 
 
 def test_norepinephrine_equivalents_equal_the_oracle_on_every_bin(
