@@ -5,10 +5,13 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 from tyro.extras import SubcommandApp
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
+from sepsis_gym.cohort.describe import describe
+from sepsis_gym.cohort.describe_render import to_text, write_description
 from sepsis_gym.cohort.mimic import MimicConfig, build_mimic
 from sepsis_gym.cohort.provisional import write_provisional_tables
 from sepsis_gym.trajectories import SPLITS, Trajectories
@@ -58,6 +61,23 @@ def synthetic(
         assembly: Clock, alignment, splits and reward.
     """
     print_cohort(build_provisional(out, patients, seed, assembly, randomised_share), out)
+
+
+@app.command(name="describe")
+def describe_cohort(cohort: Path, out: Path | None = None) -> None:
+    """Describes a cohort in tables: stays, mortality, actions, features, repairs.
+
+    Args:
+        cohort: Folder written by ``sepsis-gym cohort``.
+        out: Folder for describe.html and flow.svg; neither is written if not given.
+    """
+    description = describe(Trajectories.load(cohort))
+    if out is not None:
+        write_description(description, out)
+    console = Console()
+    console.print(Text(to_text(description, width=console.width)), end="", soft_wrap=True)
+    if out is not None:
+        console.print(f"written to {out}", soft_wrap=True)
 
 
 def build_provisional(
