@@ -1,4 +1,4 @@
-"""The concepts of a MIMIC-IV cohort: one SQL file each, computed by DuckDB.
+"""The concepts of a cohort of MIMIC-IV tables: one SQL file each, computed by DuckDB.
 
 Big tables are read once into a filtered Parquet cache, then the files of ``sql/`` run in the order
 of ``CONCEPTS``. Item ids, limits and weights live in Python tables that the SQL sees as ``items``,
@@ -32,8 +32,8 @@ from sepsis_gym.cohort.items import (
     oxygen_rows,
     ventilation_rows,
 )
-from sepsis_gym.cohort.tables import TABLES, cache_table, load_small, locate
-from sepsis_gym.errors import ConfigError, EmptyCohortError, SourceError
+from sepsis_gym.cohort.tables import TABLES, Source
+from sepsis_gym.errors import ConfigError, EmptyCohortError
 from sepsis_gym.features import FEATURE_INDEX, FEATURES
 from sepsis_gym.preprocessing import HORIZON_HOURS
 from sepsis_gym.sofa import COMPONENTS, sofa_components
@@ -139,7 +139,7 @@ class MimicConfig:
 
 
 def run_concepts(
-    mimic_dir: Path,
+    source: Source,
     cache: Path,
     config: MimicConfig,
     assembly: AssemblyConfig,
@@ -149,7 +149,7 @@ def run_concepts(
     """Computes every concept for the stays that pass age, length and order of stay.
 
     Args:
-        mimic_dir: A MIMIC-IV folder.
+        source: Where the native tables come from.
         cache: Folder of the filtered tables.
         config: Which stays.
         assembly: Clock and alignment.
@@ -160,25 +160,22 @@ def run_concepts(
         A connection that holds one table per concept.
 
     Raises:
-        SourceError: A table is missing or cannot be read.
-        SchemaError: A table lacks a column or a column holds the wrong type.
+        SourceError: A table cannot be read.
+        SchemaError: A column holds the wrong type.
         EmptyCohortError: No stay is left.
     """
-    if not mimic_dir.is_dir():
-        raise SourceError(f"{mimic_dir}: no such folder; give the one that holds hosp/ and icu/")
-    source_files = locate(mimic_dir)
     connection = _connect(config, cache)
     _register(connection, config, assembly, horizon_hours)
-    load_small(connection, source_files)
+    source.load_small(connection)
     run_concept(connection, "stays")
     connection.execute("CREATE TABLE flow (position INTEGER, rule VARCHAR, stays BIGINT)")
     keep_stays(connection, list(_admission_rules(config)))
     selection = _selection(connection)
     big = [table for table in TABLES if table.kept]
-    with tqdm(total=len(big) + len(CONCEPTS), desc="MIMIC-IV cohort", disable=None) as progress:
+    with tqdm(total=len(big) + len(CONCEPTS), desc="cohort", disable=None) as progress:
         for table in big:
             progress.set_postfix_str(table.path)
-            cache_table(connection, table, source_files[table.name], cache, selection)
+            source.load_big(connection, table, cache, selection)
             progress.update()
         for concept in CONCEPTS:
             progress.set_postfix_str(concept)

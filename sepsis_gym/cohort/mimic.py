@@ -1,4 +1,4 @@
-"""Sepsis cohorts from a MIMIC-IV folder."""
+"""Sepsis cohorts from a MIMIC-IV folder, or from any source that fills the same tables."""
 
 import os
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from sepsis_gym.cohort.concepts import (
     run_concept,
     run_concepts,
 )
+from sepsis_gym.cohort.tables import MimicFolder, Source
 from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError, SourceError
 from sepsis_gym.features import N_FEATURES
@@ -27,7 +28,7 @@ from sepsis_gym.sofa import COMPONENTS
 from sepsis_gym.trajectories import Trajectories
 from sepsis_gym.trajectory_files import write_folder
 
-__all__ = ["MimicConfig", "build_mimic"]
+__all__ = ["MimicConfig", "build_cohort", "build_mimic"]
 
 
 def build_mimic(
@@ -59,24 +60,61 @@ def build_mimic(
         EmptyCohortError: No stay is left; names the rule that removed the last one.
     """
     config, assembly = config or MimicConfig(), assembly or AssemblyConfig()
-    folder, target = Path(mimic_dir), Path(out)
+    folder = MimicFolder(Path(mimic_dir))
+    build = {"mimic": asdict(config)}
+    return build_cohort(
+        folder, out, config, assembly, credentialed=credentialed, name=source, build=build
+    )
+
+
+def build_cohort(
+    source: Source,
+    out: str | os.PathLike[str],
+    config: MimicConfig,
+    assembly: AssemblyConfig,
+    *,
+    credentialed: bool,
+    name: str | None,
+    build: dict[str, Any],
+) -> Trajectories:
+    """Builds a sepsis cohort from any source of native tables and saves it.
+
+    Args:
+        source: Where the native tables come from.
+        out: Folder of the cohort; the filtered tables stay in its ``cache``.
+        config: Which stays.
+        assembly: Clock, alignment, splits, reward.
+        credentialed: Whether a data use agreement forbids sharing rows with third parties.
+        name: Name and version of the data, for the manifest; the folder's name if None.
+        build: The source's own settings, for the manifest.
+
+    Returns:
+        The cohort, as saved, with the cohort flow and the counts of repairs in its manifest.
+
+    Raises:
+        ConfigError: ``memory_limit`` does not suffice.
+        SourceError: A table cannot be read.
+        SchemaError: A column holds the wrong type.
+        EmptyCohortError: No stay is left; names the rule that removed the last one.
+    """
+    target = Path(out)
     try:
-        built = _compute(folder, target / "cache", config, assembly)
+        built = _compute(source, target / "cache", config, assembly)
     except duckdb.OutOfMemoryException as error:
         raise ConfigError(
             f"memory_limit {config.memory_limit} is too little: raise it or lower threads"
         ) from error
     except duckdb.Error as error:
         raise SourceError(
-            f"{folder}: {str(error).strip().splitlines()[0]}; if its tables are sound, "
+            f"{source.folder}: {str(error).strip().splitlines()[0]}; if its tables are sound, "
             f"delete {target / 'cache'}"
         ) from error
     trajectories = assemble(
         built.cohort,
         assembly,
-        source=source or folder.resolve().name,
+        source=name or source.folder.resolve().name,
         credentialed=credentialed,
-        build={"mimic": asdict(config)},
+        build=build,
         flow=built.flow,
         notes=built.notes,
     )
@@ -91,9 +129,9 @@ class _Built(NamedTuple):
     sofa_hourly: pa.Table
 
 
-def _compute(folder: Path, cache: Path, config: MimicConfig, assembly: AssemblyConfig) -> _Built:
+def _compute(source: Source, cache: Path, config: MimicConfig, assembly: AssemblyConfig) -> _Built:
     """What the concepts say of the stays that stay in."""
-    with run_concepts(folder, cache, config, assembly) as connection:
+    with run_concepts(source, cache, config, assembly) as connection:
         keep_stays(connection, list(_sepsis_rules(config, assembly)))
         flow = tuple(
             connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
@@ -101,6 +139,7 @@ def _compute(folder: Path, cache: Path, config: MimicConfig, assembly: AssemblyC
         cohort = _raw_cohort(connection, assembly)
         run_concept(connection, "notes")
         notes = dict(connection.execute("SELECT note, n FROM notes ORDER BY note").fetchall())
+        notes |= source.notes(connection)
         hourly = connection.sql(
             "SELECT stay_id, epoch(h.ends_at - intime) / 3600 AS hours_from_admission, "
             f"{', '.join(COMPONENTS)}, sofa_24h FROM sofa h JOIN stays USING (stay_id) "

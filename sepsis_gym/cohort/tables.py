@@ -5,8 +5,10 @@ import gzip
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import duckdb
 import pyarrow as pa
@@ -27,11 +29,13 @@ class SourceTable:
         path: Where it lies in the folder, without suffix.
         columns: (name, DuckDB type) of the columns read; any others are ignored.
         kept: SQL condition on the rows worth caching; empty for small tables, which are read whole.
+        optional: Columns that are all NULL where the file lacks them.
     """
 
     path: str
     columns: tuple[tuple[str, str], ...]
     kept: str = ""
+    optional: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -39,9 +43,33 @@ class SourceTable:
         return self.path.rpartition("/")[2]
 
 
-def _table(path: str, columns: str, kept: str = "") -> SourceTable:
-    pairs = (column.split(":") for column in columns.split())
-    return SourceTable(path, tuple((name, kind) for name, kind in pairs), kept)
+def source_table(path: str, columns: str, kept: str = "") -> SourceTable:
+    """Reads ``name:TYPE name?:TYPE``; the question mark stands after optional columns."""
+    pairs = [column.split(":") for column in columns.split()]
+    optional = tuple(name[:-1] for name, _ in pairs if name.endswith("?"))
+    kinds = tuple((name.removesuffix("?"), kind) for name, kind in pairs)
+    return SourceTable(path, kinds, kept, optional)
+
+
+class Source(Protocol):
+    """Fills the native tables the concepts read, from whatever a folder holds."""
+
+    folder: Path
+
+    def load_small(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Creates ``icustays``, ``admissions`` and ``patients``, with all their rows."""
+
+    def load_big(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        table: SourceTable,
+        cache: Path,
+        selection: str,
+    ) -> None:
+        """Creates one other table, with the rows of ``stays`` and ``items``."""
+
+    def notes(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+        """Counts of what reading the source dropped or assumed, over the stays left."""
 
 
 _OF_STAY = "stay_id IN (SELECT stay_id FROM stays) AND itemid IN ({items})"
@@ -49,59 +77,59 @@ _OF_PATIENT = "subject_id IN (SELECT subject_id FROM stays)"
 _ITEMS = "SELECT itemid FROM items WHERE source = '{}'"
 
 TABLES: tuple[SourceTable, ...] = (
-    _table(
+    source_table(
         "icu/icustays",
         "subject_id:BIGINT hadm_id:BIGINT stay_id:BIGINT intime:TIMESTAMP outtime:TIMESTAMP",
     ),
-    _table(
+    source_table(
         "hosp/admissions",
         "hadm_id:BIGINT admittime:TIMESTAMP dischtime:TIMESTAMP deathtime:TIMESTAMP "
-        "hospital_expire_flag:INTEGER",
+        "hospital_expire_flag:INTEGER age?:INTEGER",  # years; MIMIC-IV has it by patient
     ),
-    _table(
+    source_table(
         "hosp/patients",
         "subject_id:BIGINT gender:VARCHAR anchor_age:INTEGER anchor_year:INTEGER dod:DATE",
     ),
-    _table(
+    source_table(
         "hosp/diagnoses_icd",
         "hadm_id:BIGINT icd_code:VARCHAR icd_version:INTEGER",
         "hadm_id IN (SELECT hadm_id FROM stays)",
     ),
-    _table(
+    source_table(
         "hosp/prescriptions",
         "subject_id:BIGINT hadm_id:BIGINT starttime:TIMESTAMP stoptime:TIMESTAMP "
         "drug_type:VARCHAR drug:VARCHAR route:VARCHAR",
         f"{_OF_PATIENT} AND regexp_matches(lower(drug), getvariable('antibiotics'))",
     ),
-    _table(
+    source_table(
         "hosp/microbiologyevents",
         "subject_id:BIGINT micro_specimen_id:BIGINT chartdate:TIMESTAMP charttime:TIMESTAMP",
         _OF_PATIENT,
     ),
-    _table(
+    source_table(
         "icu/procedureevents",
         "stay_id:BIGINT itemid:BIGINT starttime:TIMESTAMP endtime:TIMESTAMP",
         _OF_STAY.format(items=_ITEMS.format("procedureevents")),
     ),
-    _table(
+    source_table(
         "icu/outputevents",
         "stay_id:BIGINT itemid:BIGINT charttime:TIMESTAMP value:DOUBLE",
         _OF_STAY.format(items=_ITEMS.format("outputevents")),
     ),
-    _table(
+    source_table(
         "icu/inputevents",
         "stay_id:BIGINT itemid:BIGINT starttime:TIMESTAMP endtime:TIMESTAMP amount:DOUBLE "
         "amountuom:VARCHAR rate:DOUBLE rateuom:VARCHAR patientweight:DOUBLE "
         "statusdescription:VARCHAR",
         _OF_STAY.format(items=_ITEMS.format("inputevents")),
     ),
-    _table(
+    source_table(
         "hosp/labevents",
         "subject_id:BIGINT specimen_id:BIGINT itemid:BIGINT charttime:TIMESTAMP "
         "storetime:TIMESTAMP value:VARCHAR valuenum:DOUBLE",
         f"{_OF_PATIENT} AND itemid IN ({_ITEMS.format('labevents')})",
     ),
-    _table(
+    source_table(
         "icu/chartevents",
         "subject_id:BIGINT stay_id:BIGINT itemid:BIGINT charttime:TIMESTAMP value:VARCHAR "
         "valuenum:DOUBLE",
@@ -131,8 +159,9 @@ def locate(folder: Path) -> dict[str, Path]:
                 f"{folder / table.path}{SUFFIXES[1]}: no such file (nor {SUFFIXES[0]} or "
                 f"{SUFFIXES[2]}); the folder must hold MIMIC-IV's hosp/ and icu/"
             )
-        present = _header(found[0])
-        missing = [name for name, _ in table.columns if name not in present]
+        present = header(found[0])
+        needed = [name for name, _ in table.columns if name not in table.optional]
+        missing = [name for name in needed if name not in present]
         if missing:
             raise SchemaError(
                 f"{found[0]}: column {missing[0]!r} is missing; MIMIC-IV v2.2 or later has it"
@@ -141,7 +170,12 @@ def locate(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _header(path: Path) -> list[str]:
+def header(path: Path) -> list[str]:
+    """Names of a file's columns.
+
+    Raises:
+        SourceError: It cannot be read.
+    """
     try:
         if path.suffix == ".parquet":
             return list(pq.read_schema(path).names)
@@ -166,33 +200,28 @@ def _escaped(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _typed(table: SourceTable, path: Path) -> str:
+def typed(table: SourceTable, path: Path) -> str:
     """SQL that yields the table's columns by name, with their declared types."""
-    columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in table.columns)
+    present, kinds = header(path), dict(table.columns)
+    columns = ", ".join(
+        f"{name if name in present else 'NULL'}::{kind} AS {name}" for name, kind in table.columns
+    )
     if path.suffix == ".parquet":
         return f"SELECT {columns} FROM read_parquet('{_escaped(path)}')"
-    kinds = dict(table.columns)
-    struct = ", ".join(f"'{name}': '{kinds.get(name, 'VARCHAR')}'" for name in _header(path))
+    struct = ", ".join(f"'{name}': '{kinds.get(name, 'VARCHAR')}'" for name in present)
     return (
-        f"SELECT {', '.join(kinds)} FROM read_csv('{_escaped(path)}', columns = {{{struct}}}, "
+        f"SELECT {columns} FROM read_csv('{_escaped(path)}', columns = {{{struct}}}, "
         "header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', "
         "nullstr = '')"
     )
 
 
-def load_small(connection: duckdb.DuckDBPyConnection, files: dict[str, Path]) -> None:
-    """Reads the tables that are small whatever the cohort into DuckDB."""
-    for table in TABLES:
-        if not table.kept:
-            statement = (
-                f"CREATE OR REPLACE TABLE {table.name} AS {_typed(table, files[table.name])}"
-            )
-            _execute(connection, statement, files[table.name])
-            _check_key(connection, table.name, files[table.name])
+def check_key(connection: duckdb.DuckDBPyConnection, name: str, key: str, path: Path) -> None:
+    """Refuses a table, read from ``path``, of which two rows share a key.
 
-
-def _check_key(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
-    key = KEYS[name]
+    Raises:
+        SchemaError: Two rows share one.
+    """
     twice = connection.execute(
         f"SELECT {key} FROM {name} WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 "
         f"ORDER BY {key} LIMIT 1"
@@ -201,40 +230,44 @@ def _check_key(connection: duckdb.DuckDBPyConnection, name: str, path: Path) -> 
         raise SchemaError(f"{path}: {key} {twice[0]} stands in more than one row; keep one of them")
 
 
-def cache_table(
+def cache_query(
     connection: duckdb.DuckDBPyConnection,
-    table: SourceTable,
-    path: Path,
+    name: str,
+    query: str,
     cache: Path,
+    *,
+    files: Sequence[Path],
+    path: Path,
     selection: str,
 ) -> None:
-    """Makes one big table's rows available to the concepts, reading the source at most once.
+    """Makes a query's rows available to the concepts, reading the source at most once.
 
     The Parquet file carries a fingerprint of what it was made from; a file with the same one is
     used again.
 
     Args:
         connection: Holds the tables ``stays`` and ``items`` that say which rows to keep.
-        table: What to read.
-        path: The source file.
+        name: The table to make.
+        query: Its rows.
         cache: Folder of the cached tables.
+        files: All files the query reads.
+        path: The file or folder to blame where they cannot be read.
         selection: Text that changes whenever the rows to keep do.
 
     Raises:
         SourceError: The source file is cut short or otherwise unreadable.
         SchemaError: A column does not hold its type.
     """
-    target = cache / f"{table.name}.parquet"
-    status = path.stat()
-    made_from = [str(path.resolve()), status.st_size, status.st_mtime_ns, repr(table), selection]
-    fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    target = cache / f"{name}.parquet"
+    statuses = [(str(file.resolve()), file.stat()) for file in files]
+    made_from = [[file, status.st_size, status.st_mtime_ns] for file, status in statuses]
+    fingerprint = hashlib.sha256(json.dumps([made_from, query, selection]).encode()).hexdigest()
     if _fingerprint(connection, target) != fingerprint:
         partial = target.with_suffix(".partial")
         cache.mkdir(parents=True, exist_ok=True)
         try:
             statement = (
-                f"COPY (SELECT * FROM ({_typed(table, path)}) WHERE {table.kept}) "
-                f"TO '{_escaped(partial)}' (FORMAT parquet, COMPRESSION zstd, "
+                f"COPY ({query}) TO '{_escaped(partial)}' (FORMAT parquet, COMPRESSION zstd, "
                 f"KV_METADATA {{fingerprint: '{fingerprint}'}})"
             )
             _execute(connection, statement, path, partial)
@@ -242,7 +275,7 @@ def cache_table(
         finally:
             partial.unlink(missing_ok=True)
     connection.execute(
-        f"CREATE OR REPLACE VIEW {table.name} AS SELECT * FROM read_parquet('{_escaped(target)}')"
+        f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM read_parquet('{_escaped(target)}')"
     )
 
 
@@ -273,3 +306,46 @@ def _execute(
         raise SourceError(
             f"{path}: cannot be read ({_one_line(error)}); copy or download it again"
         ) from error
+
+
+class MimicFolder:
+    """A MIMIC-IV folder as a :class:`Source`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Finds and checks its files.
+
+        Raises:
+            SourceError: The folder or a table is missing.
+            SchemaError: A table lacks a column.
+        """
+        if not folder.is_dir():
+            raise SourceError(f"{folder}: no such folder; give the one that holds hosp/ and icu/")
+        self.folder = folder
+        self.files = locate(folder)
+
+    def load_small(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Reads the tables that are small whatever the cohort."""
+        for table in TABLES:
+            if not table.kept:
+                path = self.files[table.name]
+                statement = f"CREATE OR REPLACE TABLE {table.name} AS {typed(table, path)}"
+                _execute(connection, statement, path)
+                check_key(connection, table.name, KEYS[table.name], path)
+
+    def load_big(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        table: SourceTable,
+        cache: Path,
+        selection: str,
+    ) -> None:
+        """Filters one big table into the cache."""
+        path = self.files[table.name]
+        query = f"SELECT * FROM ({typed(table, path)}) WHERE {table.kept}"
+        cache_query(
+            connection, table.name, query, cache, files=[path], path=path, selection=selection
+        )
+
+    def notes(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+        """Nothing: native tables are read as they are."""
+        return {}

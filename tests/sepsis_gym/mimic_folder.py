@@ -10,7 +10,7 @@ import duckdb
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
-from sepsis_gym.cohort.tables import TABLES
+from sepsis_gym.cohort.tables import TABLES, MimicFolder
 
 INTIME = datetime(2150, 1, 1, 8)
 HEART_RATE, CREATININE, LACTATE, SALINE, NOREPINEPHRINE = 220045, 50912, 50813, 225158, 221906
@@ -97,7 +97,7 @@ def computed(
 ) -> duckdb.DuckDBPyConnection:
     source = write(tmp_path / "source", rows)
     config = config or MimicConfig(threads=1)
-    return run_concepts(source, tmp_path / "cache", config, AssemblyConfig(**assembly))
+    return run_concepts(MimicFolder(source), tmp_path / "cache", config, AssemblyConfig(**assembly))
 
 
 def values(connection: duckdb.DuckDBPyConnection, feature: str) -> dict[int, float]:

@@ -14,6 +14,7 @@ import duckdb
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
+from sepsis_gym.cohort.tables import MimicFolder
 from sepsis_gym.features import FEATURE_NAMES
 from sepsis_gym.sofa import COMPONENTS
 
@@ -48,7 +49,7 @@ def open_concepts(demo: Path, cache: Path) -> duckdb.DuckDBPyConnection:
     oracle = demo / "mimic-iv-demo-oracle"
     literature = AssemblyConfig(alignment="same_window")
     connection = run_concepts(
-        demo / "mimic-iv-demo", cache, ALL_STAYS, literature, horizon_hours=WHOLE_STAYS
+        MimicFolder(demo / "mimic-iv-demo"), cache, ALL_STAYS, literature, horizon_hours=WHOLE_STAYS
     )
     for name in VIEWS:
         view = name if name.startswith("oracle") else f"oracle_{name}"

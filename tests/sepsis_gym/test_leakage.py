@@ -15,7 +15,7 @@ import pytest
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
 from sepsis_gym.cohort.provisional import write_provisional_tables
-from sepsis_gym.cohort.tables import TABLES
+from sepsis_gym.cohort.tables import TABLES, MimicFolder
 from sepsis_gym.features import HIGH, LOW, N_FEATURES
 from sepsis_gym.trajectories import Trajectories
 
@@ -69,7 +69,7 @@ def as_known_after(source: Path, target: Path, hours: float) -> Path:
 
 def states(source: Path, cache: Path, last_bin: int, assembly: AssemblyConfig) -> list[tuple]:
     """Everything that states are made of, up to a bin, sorted."""
-    with run_concepts(source, cache, EVERYONE, assembly) as connection:
+    with run_concepts(MimicFolder(source), cache, EVERYONE, assembly) as connection:
         measured = connection.execute(
             "SELECT stay_id, bin, feature, round(value, 5) FROM observations "
             f"WHERE bin <= {last_bin} ORDER BY ALL"

@@ -7,7 +7,7 @@ WITH timed AS (
     SELECT i.stay_id, i.subject_id, i.hadm_id, i.intime, i.outtime, a.admittime,
         a.dischtime, a.deathtime,
         p.gender = 'M' AS male,
-        p.anchor_age + year(a.admittime) - p.anchor_year AS age,
+        coalesce(a.age, p.anchor_age + year(a.admittime) - p.anchor_year) AS age,
         a.hospital_expire_flag = 1 AS died_in_hospital,
         coalesce(p.dod, a.deathtime::DATE) AS death_date,
         -- A death noted before ICU admission is an error of the clock and cannot end the stay.
