@@ -1,4 +1,4 @@
-"""``sepsis-gym cohort``: trajectories from MIMIC-IV or from the provisional generator."""
+"""``sepsis-gym cohort``: trajectories from MIMIC-IV, CLIF or the provisional generator."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes
 from tyro.extras import SubcommandApp
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
+from sepsis_gym.cohort.clif import build_clif
 from sepsis_gym.cohort.describe import describe
 from sepsis_gym.cohort.describe_render import to_text, write_description
 from sepsis_gym.cohort.mimic import MimicConfig, build_mimic
@@ -39,6 +40,31 @@ def mimic(
         assembly: Clock, alignment, splits and reward.
     """
     print_cohort(build_mimic(mimic_dir, out, config, assembly, credentialed=credentialed), out)
+
+
+@app.command(name="clif")
+def clif(
+    clif_dir: Path,
+    out: Path,
+    timezone: str = "UTC",
+    credentialed: bool = True,
+    config: Annotated[MimicConfig, OmitArgPrefixes] = MimicConfig(),  # noqa: B008
+    assembly: Annotated[AssemblyConfig, OmitArgPrefixes] = AssemblyConfig(),  # noqa: B008
+) -> None:
+    """Builds Sepsis-3 trajectories from a CLIF 2.1 folder (Common Longitudinal ICU data Format).
+
+    Args:
+        clif_dir: Folder with clif_<table>.parquet files.
+        out: Cohort folder to write.
+        timezone: IANA name of the hospital's time zone; decides on which date somebody died.
+        credentialed: Whether a data use agreement binds the rows; the flag stays with the cohort.
+        config: Inclusion rules and resources.
+        assembly: Clock, alignment, splits and reward.
+    """
+    cohort = build_clif(
+        clif_dir, out, config, assembly, timezone=timezone, credentialed=credentialed
+    )
+    print_cohort(cohort, out)
 
 
 @app.command(name="synthetic")
