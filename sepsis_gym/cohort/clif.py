@@ -58,7 +58,7 @@ _REQUIRED = {
     "medication_admin_continuous": _MEDICATION + "med_order_id? mar_action_category",
     "medication_admin_intermittent": _MEDICATION + "mar_action_category?",
     "respiratory_support": "hospitalization_id recorded_dttm device_category mode_category "
-    "fio2_set:DOUBLE resp_rate_obs?:DOUBLE",
+    "fio2_set:DOUBLE lpm_set?:DOUBLE resp_rate_obs?:DOUBLE",
     "patient_assessments": "hospitalization_id recorded_dttm assessment_category "
     "numerical_value:DOUBLE",
 }

@@ -7,7 +7,7 @@ case, as CLIF 3.0 spells them. Molar masses are those of clifpy.
 import re
 
 from sepsis_gym.cohort.antibiotics import antibiotic_pattern
-from sepsis_gym.cohort.items import DRUG_ITEMS, TEXT_ITEMS, WEIGHT_ITEMS
+from sepsis_gym.cohort.items import DRUG_ITEMS, OXYGEN_FLOW_ITEMS, TEXT_ITEMS, WEIGHT_ITEMS
 from sepsis_gym.features import FEATURE_INDEX, FEATURES
 
 Units = dict[str, float]
@@ -130,6 +130,9 @@ def dose_unit(unit: str | None) -> tuple[str, float]:
     return "/".join([name, *rest[:-1], time]), factor * hours
 
 
+_DRUGS = {drug: item for item, drug in DRUG_ITEMS.items()}
+
+
 def medication_item(category: str | None, name: str | None, unit: str | None) -> int | None:
     """MIMIC-IV item of a vasoactive drug or a fluid; None for anything else.
 
@@ -145,7 +148,7 @@ def medication_item(category: str | None, name: str | None, unit: str | None) ->
         return _BICARBONATE if salt else _SALINE
     if known in ("albumin infusion", "albumin 5", "albumin 25"):
         return _ALBUMIN_25 if known == "albumin 25" or 25 in strengths else _ALBUMIN_5
-    return DRUG_ITEMS.get(known) or _FLUID_ITEMS.get(known)
+    return _DRUGS.get(known) or _FLUID_ITEMS.get(known)
 
 
 def is_antibiotic(category: str | None, name: str | None) -> bool:
@@ -166,6 +169,7 @@ def category_rows() -> list[tuple[str, str, int, str | None]]:
     ]
     rows.append(("settings", "fio2_set", FEATURES[FEATURE_INDEX["fio2"]].chart_items[0], None))
     rows.append(("settings", "resp_rate_obs", VENTILATOR_RATE_ITEM, None))
+    rows.append(("settings", "lpm_set", OXYGEN_FLOW_ITEMS[0], None))
     device = TEXT_ITEMS["oxygen_device"]
     rows += [("devices", category, device, text) for category, text in DEVICES.items()]
     rows += [("controlled modes", mode, device, None) for mode in CONTROLLED_MODES]

@@ -17,7 +17,8 @@ from sepsis_gym.cohort.tables import MimicFolder, Source
 from sepsis_gym.features import FEATURE_NAMES
 from sepsis_gym.sofa import COMPONENTS
 
-ALL_STAYS = MimicConfig(min_age=0, min_hours=0, threads=2)
+ALL_STAYS = MimicConfig(min_age=0, min_hours=0, fio2="charted", threads=2)
+WHOLE_STAYS = 24 * 365
 DEMO_ZONE = "Etc/GMT+5"
 """The demo's UTC times are the local ones plus 5 h, summer and winter."""
 OUTCOMES = ("intime", "outtime", "age", "male", "charlson", "died_in_hospital", "died_90d")
@@ -32,7 +33,9 @@ Row = tuple[str, int, int, int, int, float]
 def paired(mimic: Source, clif: Source, work: Path) -> duckdb.DuckDBPyConnection:
     """Tables ``bins_m``, ``bins_c`` (subject, intime, bin, name, value) and ``stays_m``, ``_c``."""
     for letter, source in (("m", mimic), ("c", clif)):
-        with run_concepts(source, work / letter, ALL_STAYS, AssemblyConfig()) as connection:
+        with run_concepts(
+            source, work / letter, ALL_STAYS, AssemblyConfig(), horizon_hours=WHOLE_STAYS
+        ) as connection:
             _recount_shared_fluids(connection)
             queries = [f"SELECT stay_id, bin, '{n}', {n}::DOUBLE FROM grid" for n in DOSES]
             queries.append(f"SELECT stay_id, bin, '{NAMES[-7]}', ml FROM shared_fluids")
@@ -44,7 +47,7 @@ def paired(mimic: Source, clif: Source, work: Path) -> duckdb.DuckDBPyConnection
             for table, query in {
                 "stays": "SELECT * FROM stays JOIN charlson USING (stay_id)",
                 "bins": "SELECT s.subject_id, s.intime, v.* FROM stays s JOIN (SELECT stay_id, "
-                f"bin, feature AS name, value FROM observations UNION ALL {doses}) v "
+                f"bin, feature AS name, value FROM observations WHERE bin >= 0 UNION ALL {doses}) v "
                 "USING (stay_id)",
             }.items():
                 target = work / f"{table}_{letter}.parquet"

@@ -52,6 +52,10 @@ def mimic(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.unlink()
         pa_csv.write_csv(table.filter(pc.invert(lost)), path.with_suffix(""))
         path.with_suffix("").rename(path.with_name(f"{name}.csv"))
+    procedures = folder / "icu" / "procedureevents.csv.gz"
+    table = pa_csv.read_csv(procedures)
+    procedures.unlink()
+    pa_csv.write_csv(table.slice(0, 0), folder / "icu" / "procedureevents.csv")
     return folder
 
 

@@ -33,7 +33,8 @@ WITH supports AS (
     JOIN clif_categories c ON c.source = 'assessments' AND c.category = a.category
     UNION ALL
     SELECT r.hospitalization_id, r.recorded_dttm, c.source, c.category, c.itemid, NULL,
-        CASE c.category WHEN 'fio2_set' THEN r.fio2_set ELSE r.resp_rate_obs END
+        CASE c.category WHEN 'fio2_set' THEN r.fio2_set WHEN 'lpm_set' THEN r.lpm_set
+            ELSE r.resp_rate_obs END
     FROM supports r
     JOIN clif_categories c ON c.source = 'settings'
     UNION ALL
