@@ -19,15 +19,15 @@ from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import ROW_ARRAYS, Manifest, StayTable, Trajectories
 
 FORMAT_VERSION = 2
-_MANIFEST_KEYS = (
-    "source",
-    "credentialed",
-    "content_hash",
-    "preprocessing",
-    "config",
-    "flow",
-    "notes",
-)
+_MANIFEST_TYPES: dict[str, type] = {
+    "source": str,
+    "credentialed": bool,
+    "content_hash": str,
+    "preprocessing": dict,
+    "config": dict,
+    "flow": list,
+    "notes": dict,
+}
 
 
 def write_folder(
@@ -49,7 +49,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Trajectories:
 
     Raises:
         SourceError: A file is missing or unreadable.
-        SchemaError: A column is missing.
+        SchemaError: A column is missing, or a key of the manifest, or one holds the wrong type.
         TrajectoryError: The content is not what the manifest says.
     """
     path = Path(folder)
@@ -62,15 +62,44 @@ def read_folder(folder: str | os.PathLike[str]) -> Trajectories:
         stays = pq.read_table(path / "stays.parquet")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
+    _check_manifest(path / "manifest.json", manifest)
+    return _from_tables(path, steps, stays, manifest)
+
+
+def _check_manifest(file: Path, manifest: Any) -> None:
+    if not isinstance(manifest, dict):
+        raise SchemaError(f"{file}: holds no JSON object; build the cohort again")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise SchemaError(
-            f"{path / 'manifest.json'}: format_version {manifest.get('format_version')} "
-            f"is not {FORMAT_VERSION}; build the cohort again"
+            f"{file}: format_version {manifest.get('format_version')} is not {FORMAT_VERSION}; "
+            "build the cohort again"
         )
-    for key in _MANIFEST_KEYS:
+    for key, kind in _MANIFEST_TYPES.items():
         if key not in manifest:
-            raise SchemaError(f"{path / 'manifest.json'}: {key!r} is missing")
-    return _from_tables(path, steps, stays, manifest)
+            raise SchemaError(f"{file}: {key!r} is missing; build the cohort again")
+        if not isinstance(manifest[key], kind):
+            raise SchemaError(
+                f"{file}: {key!r} must be a {kind.__name__}, is a {type(manifest[key]).__name__}; "
+                "build the cohort again"
+            )
+
+
+def _parse_manifest(file: Path, manifest: dict[str, Any]) -> Manifest:
+    key = "preprocessing"
+    try:
+        preprocessing = Preprocessing.from_dict(manifest[key])
+        for name in ("fill", "mean", "scale", "static_mean", "static_scale"):
+            np.array(getattr(preprocessing, name), np.float64)
+        key = "flow"
+        flow = tuple((str(rule), int(count)) for rule, count in manifest[key])
+        key = "notes"
+        notes = {note: int(n) for note, n in manifest[key].items()}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise SchemaError(
+            f"{file}: {key!r} is not as it was written ({error}); build the cohort again"
+        ) from error
+    kept = {name: manifest[name] for name in ("source", "credentialed", "config")}
+    return Manifest(preprocessing=preprocessing, flow=flow, notes=notes, **kept)
 
 
 def _from_tables(
@@ -95,15 +124,10 @@ def _from_tables(
     per_stay = {f.name: column(stays, "stays.parquet", f.name) for f in fields(StayTable)}
     per_stay["split"] = per_stay["split"].astype(np.str_)
     counts = column(stays, "stays.parquet", "n_decisions") + 1
-    kept = {key: manifest[key] for key in ("source", "credentialed", "config", "notes")}
     loaded = Trajectories(
         stays=StayTable(**{name: array.copy() for name, array in per_stay.items()}),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        manifest=Manifest(
-            preprocessing=Preprocessing.from_dict(manifest["preprocessing"]),
-            flow=tuple((rule, count) for rule, count in manifest["flow"]),
-            **kept,
-        ),
+        manifest=_parse_manifest(path / "manifest.json", manifest),
         **arrays,
     )
     if loaded.content_hash != manifest["content_hash"]:

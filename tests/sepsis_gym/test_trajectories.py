@@ -162,6 +162,53 @@ def test_loading_what_is_broken_says_what_and_where(trajectories, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("source", 1),
+        ("credentialed", "no"),
+        ("content_hash", None),
+        ("config", []),
+        ("flow", {"all": 12}),
+        ("flow", [["all"]]),
+        ("flow", [["all", "twelve"]]),
+        ("notes", [1]),
+        ("notes", {"a": "b"}),
+        ("preprocessing", "4 h"),
+        ("preprocessing", {}),
+        ("preprocessing", {"step_hours": 3}),
+        ("preprocessing", {"action_bins": []}),
+        ("preprocessing", {"fill": ["a"] * 39}),
+        ("preprocessing", {"scale": 1.0}),
+    ],
+)
+def test_a_manifest_of_wrong_types_names_file_and_key(trajectories, tmp_path, key, value):
+    trajectories.save(tmp_path)
+    file = tmp_path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    if value and key == "preprocessing" and isinstance(value, dict):
+        value = manifest[key] | value
+    file.write_text(json.dumps(manifest | {key: value}))
+    with pytest.raises(SchemaError, match=rf"manifest\.json: '{key}'.*build the cohort again"):
+        Trajectories.load(tmp_path)
+
+
+def test_a_manifest_that_is_no_object_or_lacks_a_key_is_told(trajectories, tmp_path):
+    trajectories.save(tmp_path)
+    file = tmp_path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for key in ("source", "credentialed", "content_hash", "preprocessing", "config", "notes"):
+        file.write_text(json.dumps({k: v for k, v in manifest.items() if k != key}))
+        with pytest.raises(SchemaError, match=rf"manifest\.json: '{key}' is missing"):
+            Trajectories.load(tmp_path)
+    file.write_text("[]")
+    with pytest.raises(SchemaError, match=r"manifest\.json: holds no JSON object"):
+        Trajectories.load(tmp_path)
+    file.write_text('{"source": "cut sh')
+    with pytest.raises(SourceError, match="cannot be read"):
+        Trajectories.load(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("column", "value", "message"),
     [
         ("action", 25, "action must be 0 to 24"),
