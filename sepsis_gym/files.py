@@ -1,8 +1,8 @@
 """Writing results whole or not at all."""
 
+import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +21,16 @@ def check_target(target: str | os.PathLike[str]) -> Path:
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target}: is a file; name a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-"):
-        pass
+    _empty_folder_beside(target).rmdir()
     return target
+
+
+def _empty_folder_beside(target: Path) -> Path:
+    """Where the files are written first; its fixed name lets a run find what a killed one left."""
+    folder = target.parent / f".{target.name}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 @contextmanager
@@ -34,16 +41,20 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         ConfigError: ``target`` is a file.
+        OSError: The disk is full, or ``target`` cannot be written.
     """
     target = check_target(target)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    temporary = _empty_folder_beside(target)
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private
         if target.is_dir():
             for path in sorted(temporary.iterdir()):
                 os.replace(path, target / path.name)
         else:
             os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"{target}: the disk is full; make room and run it again") from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
