@@ -5,7 +5,7 @@ of ``CONCEPTS``. Item ids, limits and weights live in Python tables that the SQL
 ``features``, ``charlson_codes`` and so on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -39,37 +39,41 @@ from sepsis_gym.preprocessing import HORIZON_HOURS
 from sepsis_gym.sofa import COMPONENTS, sofa_components
 
 CONCEPTS = (
-    "bins",
+    "weight",
+    "suspicion",
+    "infections",
     "chart_readings",
     "lab_readings",
     "urine",
-    "urine_bins",
-    "fio2_fallback",
-    "observations",
     "respiratory_support",
     "ventilation",
-    "ventilated",
-    "weight",
     "inputs",
-    "vasopressors",
-    "fluids",
-    "charlson",
     "gcs",
     "blood_gases",
     "hours",
     "urine_24h",
     "sofa_inputs",
     "sofa",
-    "suspicion",
     "sepsis",
+    "bins",
+    "urine_bins",
+    "fio2_fallback",
+    "observations",
+    "ventilated",
+    "vasopressors",
+    "fluids",
+    "charlson",
     "grid",
 )
+"""In this order: what tells who is in the cohort, the cheapest first, then what its bins hold."""
 ONSET_WINDOW_HOURS = (-24, 48)
 """When infection must be suspected, from ICU admission: later sepsis is not what is decided on."""
 PLAUSIBLE_WEIGHT_KG = (30, 300)
 RATE_CAP = 5.0
 """Highest norepinephrine equivalent of one row, ug/kg/min; above are purges and typing errors."""
 
+Rules = Sequence[tuple[str, str]]
+"""What each rule asks for, and the SQL condition on a row of ``stays``."""
 Infection = Literal["sepsis3_or_fallback", "sepsis3", "fallback"]
 Fio2 = Literal["charted", "noted", "estimated"]
 Quirk = Literal[
@@ -145,6 +149,7 @@ def run_concepts(
     assembly: AssemblyConfig,
     *,
     horizon_hours: int = HORIZON_HOURS,
+    inclusion: Mapping[str, Rules] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Computes every concept for the stays that pass age, length and order of stay.
 
@@ -155,6 +160,8 @@ def run_concepts(
         assembly: Clock and alignment.
         horizon_hours: How much of each stay is looked at, h from ICU admission; sepsis may be
             told by a little more.
+        inclusion: Further rules, by the concept as soon as which is known they apply: the
+            concepts after it are computed for the stays left only.
 
     Returns:
         A connection that holds one table per concept.
@@ -169,7 +176,7 @@ def run_concepts(
     source.load_small(connection)
     run_concept(connection, "stays")
     connection.execute("CREATE TABLE flow (position INTEGER, rule VARCHAR, stays BIGINT)")
-    keep_stays(connection, list(_admission_rules(config)))
+    keep_stays(connection, tuple(_admission_rules(config)))
     selection = _selection(connection)
     big = [table for table in TABLES if table.kept]
     with tqdm(total=len(big) + len(CONCEPTS), desc="cohort", disable=None) as progress:
@@ -180,6 +187,7 @@ def run_concepts(
         for concept in CONCEPTS:
             progress.set_postfix_str(concept)
             run_concept(connection, concept)
+            keep_stays(connection, (inclusion or {}).get(concept, ()))
             progress.update()
     return connection
 
@@ -303,7 +311,7 @@ def _admission_rules(config: MimicConfig) -> Iterator[tuple[str, str]]:
         yield "first ICU stay of the patient", "admission_order = 1"
 
 
-def keep_stays(connection: duckdb.DuckDBPyConnection, rules: list[tuple[str, str]]) -> None:
+def keep_stays(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
     """Applies inclusion rules to ``stays`` in turn and notes how many stays each leaves.
 
     Raises:

@@ -1,7 +1,6 @@
 """Sepsis cohorts from a MIMIC-IV folder, or from any source that fills the same tables."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.cohort.concepts import (
     ONSET_WINDOW_HOURS,
     MimicConfig,
-    keep_stays,
+    Rules,
     run_concept,
     run_concepts,
 )
@@ -131,8 +130,8 @@ class _Built(NamedTuple):
 
 def _compute(source: Source, cache: Path, config: MimicConfig, assembly: AssemblyConfig) -> _Built:
     """What the concepts say of the stays that stay in."""
-    with run_concepts(source, cache, config, assembly) as connection:
-        keep_stays(connection, list(_sepsis_rules(config, assembly)))
+    inclusion = _inclusion(config, assembly)
+    with run_concepts(source, cache, config, assembly, inclusion=inclusion) as connection:
         flow = tuple(
             connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
         )
@@ -148,27 +147,35 @@ def _compute(source: Source, cache: Path, config: MimicConfig, assembly: Assembl
     return _Built(cohort, flow, notes, hourly)
 
 
-def _sepsis_rules(config: MimicConfig, assembly: AssemblyConfig) -> Iterator[tuple[str, str]]:
+def _inclusion(config: MimicConfig, assembly: AssemblyConfig) -> dict[str, Rules]:
+    """Who is in the cohort, by the concept that tells it."""
     start, stop = ONSET_WINDOW_HOURS
-    septic = "SELECT stay_id FROM sepsis"
     two_steps = 2 * assembly.step_hours
-    yield f"two whole steps of {assembly.step_hours} h", f"hours >= {two_steps}"
+    candidates = [(f"two whole steps of {assembly.step_hours} h", f"hours >= {two_steps}")]
     if config.weight_required:
-        yield "weight known", "stay_id IN (SELECT stay_id FROM weight WHERE NOT imputed)"
-    yield (
-        f"infection ({config.infection}) suspected {start} to {stop} h from ICU admission",
-        f"stay_id IN ({septic})",
+        weighed = "stay_id IN (SELECT stay_id FROM weight WHERE NOT imputed)"
+        candidates.append(("weight known", weighed))
+    candidates.append(
+        (
+            f"infection ({config.infection}) suspected {start} to {stop} h from ICU admission",
+            "stay_id IN (SELECT stay_id FROM infections)",
+        )
     )
-    yield (
-        "SOFA of 2 or more from 48 h before to 24 h after",
-        f"stay_id IN ({septic} WHERE septic)",
-    )
+    septic = [
+        (
+            "SOFA of 2 or more from 48 h before to 24 h after",
+            "stay_id IN (SELECT stay_id FROM sepsis WHERE septic)",
+        )
+    ]
     if "no_early_deaths" in config.quirks:
         watched = f"least(ends_at, intime + INTERVAL {HORIZON_HOURS} HOUR)"
-        yield (
-            "alive 24 h after the last step",
-            f"deathtime IS NULL OR deathtime > {watched} + INTERVAL 24 HOUR",
+        septic.append(
+            (
+                "alive 24 h after the last step",
+                f"deathtime IS NULL OR deathtime > {watched} + INTERVAL 24 HOUR",
+            )
         )
+    return {"infections": candidates, "sepsis": septic}
 
 
 def _raw_cohort(connection: duckdb.DuckDBPyConnection, assembly: AssemblyConfig) -> RawCohort:

@@ -19,8 +19,10 @@ from mimic_folder import (
     write,
 )
 
-from sepsis_gym.cohort.concepts import MimicConfig
+from sepsis_gym.cohort.assemble import AssemblyConfig
+from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
 from sepsis_gym.cohort.mimic import build_mimic
+from sepsis_gym.cohort.tables import MimicFolder
 from sepsis_gym.errors import ConfigError, EmptyCohortError, SchemaError, SourceError
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.trajectories import Trajectories
@@ -181,6 +183,24 @@ def test_settings_out_of_range_are_rejected(tmp_path: Path) -> None:
     source = write(tmp_path / "in", septic_stays(1))
     with pytest.raises(ConfigError, match="memory_limit 'lots'"):
         build_mimic(source, tmp_path / "out", MimicConfig(memory_limit="lots"))
+
+
+def test_concepts_after_a_rule_are_computed_for_the_stays_it_leaves_only(tmp_path: Path) -> None:
+    rows = septic_stays(3)
+    del rows["prescriptions"][1:]
+    source = MimicFolder(write(tmp_path / "in", rows))
+    rules = {"infections": [("infected", "stay_id IN (SELECT stay_id FROM infections)")]}
+    settings = tmp_path / "cache", MimicConfig(threads=1), AssemblyConfig()
+    with run_concepts(source, *settings, inclusion=rules) as connection:
+        flow = connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
+        assert [stays for _, stays in flow] == [3, 3, 3, 1]
+        assert flow[-1] == ("infected", 1)
+        for concept in ("weight", "chart_readings", "lab_readings", "sofa", "observations", "grid"):
+            key = "subject_id" if concept == "lab_readings" else "stay_id - 100"
+            found = connection.execute(
+                f"SELECT DISTINCT {key} FROM {concept} ORDER BY 1"
+            ).fetchall()
+            assert found == ([(1,), (2,), (3,)] if concept == "weight" else [(1,)])
 
 
 # ------------------------------------------------------------------------------ infection

@@ -6,6 +6,7 @@
 WITH slots AS (
     SELECT d.hadm_id, c.slot, max(c.weight) AS weight
     FROM diagnoses_icd d
+    SEMI JOIN stays s ON s.hadm_id = d.hadm_id
     JOIN charlson_codes c ON c.icd_version = d.icd_version AND starts_with(d.icd_code, c.prefix)
     GROUP BY ALL
 ), comorbidity AS (

@@ -19,12 +19,14 @@ WITH noted AS (
     SELECT c.stay_id, c.charttime AS time, min(trim(c.value)) AS device
     FROM chartevents c
     JOIN items i ON i.source = 'chartevents' AND i.itemid = c.itemid
+    SEMI JOIN stays s ON s.stay_id = c.stay_id
     WHERE i.role = 'oxygen_device' AND c.value IS NOT NULL
     GROUP BY ALL
 ), flows AS (
     SELECT c.stay_id, c.charttime AS time, max(c.valuenum) AS litres
     FROM chartevents c
     JOIN items i ON i.source = 'chartevents' AND i.itemid = c.itemid
+    SEMI JOIN stays s ON s.stay_id = c.stay_id
     WHERE i.role = 'oxygen_flow' AND c.valuenum BETWEEN 0 AND 100
     GROUP BY ALL
 ), settings AS (

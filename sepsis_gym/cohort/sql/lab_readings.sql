@@ -1,5 +1,5 @@
 -- Laboratory values of the dynamic features; kept by patient and time, as hadm_id may be missing.
--- Inputs:  labevents, items, features; variables specimen_item (text: type of the tube), quirks
+-- Inputs:  labevents, items, features, stays; variables specimen_item (text: type of the tube), quirks
 -- Output:  subject_id, specimen_id, feature, drawn_at, reported_at, value; in_range; usable: FALSE
 --          for a gas whose tube is not marked arterial.
 -- Quirk:   no_base_deficit.
@@ -20,4 +20,5 @@ FROM labevents l
 JOIN items i ON i.source = 'labevents' AND i.itemid = l.itemid
 JOIN features f ON f.name = i.role
 LEFT JOIN specimens s USING (specimen_id)
+SEMI JOIN stays ON stays.subject_id = l.subject_id
 WHERE l.valuenum IS NOT NULL

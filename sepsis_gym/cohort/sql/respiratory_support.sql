@@ -1,5 +1,5 @@
 -- Respiratory support as charted: device and ventilator-mode text.
--- Inputs:  chartevents, items, ventilation_text (item role, trimmed text, status, rank)
+-- Inputs:  stays, chartevents, items, ventilation_text (item role, trimmed text, status, rank)
 -- Output:  stay_id, time, status (tracheostomy, invasive, noninvasive, high_flow, oxygen, none)
 -- Rule:    one status per time, the lowest rank.
 -- Source:  MIT-LCP/mimic-code, concept "ventilation".
@@ -7,6 +7,7 @@ WITH texts AS (
     SELECT c.stay_id, c.charttime AS time, i.role, min(trim(c.value)) AS value
     FROM chartevents c
     JOIN items i ON i.source = 'chartevents' AND i.itemid = c.itemid
+    SEMI JOIN stays s ON s.stay_id = c.stay_id
     WHERE i.role IN ('oxygen_device', 'ventilator_mode', 'hamilton_mode') AND c.value IS NOT NULL
     GROUP BY ALL
 )
