@@ -266,9 +266,10 @@ def cache_query(
         partial = target.with_suffix(".partial")
         cache.mkdir(parents=True, exist_ok=True)
         try:
+            # In one order: the same rows make the same bytes, however many threads read them.
             statement = (
-                f"COPY ({query}) TO '{_escaped(partial)}' (FORMAT parquet, COMPRESSION zstd, "
-                f"KV_METADATA {{fingerprint: '{fingerprint}'}})"
+                f"COPY (SELECT * FROM ({query}) ORDER BY ALL) TO '{_escaped(partial)}' "
+                f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{fingerprint: '{fingerprint}'}})"
             )
             _execute(connection, statement, path, partial)
             os.replace(partial, target)

@@ -79,6 +79,15 @@ def test_csv_and_parquet_sources_build_the_same(tmp_path: Path) -> None:
     assert build_mimic(source, tmp_path / "b").content_hash == packed.content_hash
 
 
+def test_cached_rows_stand_in_one_order_whatever_the_order_of_the_source(tmp_path: Path) -> None:
+    rows = septic_stays(2)
+    rows["chartevents"].reverse()
+    build_mimic(write(tmp_path / "in", rows), tmp_path / "out")
+    cached = pq.read_table(tmp_path / "out" / "cache" / "chartevents.parquet").to_pylist()
+    assert len(cached) == 60
+    assert cached == sorted(cached, key=lambda row: (row["stay_id"], row["charttime"]))
+
+
 def test_first_stay_only_keeps_one_stay_of_each_patient(tmp_path: Path) -> None:
     rows = septic_stays()
     second = {**rows["icustays"][0], "stay_id": 999, "intime": at(40), "outtime": at(60)}
