@@ -183,23 +183,19 @@ class ClifFolder:
         connection.execute(f"CREATE OR REPLACE VIEW clif_doses AS\n{_sql('doses')}")
 
     def load_big(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        table: SourceTable,
-        cache: Path,
-        selection: str,
+        self, connection: duckdb.DuckDBPyConnection, table: SourceTable, cache: Path
     ) -> None:
         """Makes one native table of CLIF's, in the cache."""
         found = [path for name, path in self.paths.items() if name not in self.absent]
         settings = (self._maps, self._timezone, LEAD_HOURS, HOLD_HOURS, COURSE_GAP_HOURS)
         cache_query(
             connection,
-            table.name,
+            table,
             _sql(table.name),
             cache,
             files=found,
             path=self.folder,
-            selection=f"{selection} {settings}",
+            settings=f"{_sql(table.name)} {settings}",
         )
 
     def notes(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:

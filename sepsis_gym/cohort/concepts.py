@@ -20,7 +20,6 @@ from sepsis_gym.actions import VasopressorWeights
 from sepsis_gym.cohort.antibiotics import (
     EXCLUDED_NAMES,
     EXCLUDED_ROUTES,
-    antibiotic_pattern,
     infection_rows,
 )
 from sepsis_gym.cohort.assemble import AssemblyConfig
@@ -32,7 +31,7 @@ from sepsis_gym.cohort.items import (
     oxygen_rows,
     ventilation_rows,
 )
-from sepsis_gym.cohort.tables import TABLES, Source
+from sepsis_gym.cohort.tables import SPILL, TABLES, Source, clear_leftovers
 from sepsis_gym.errors import ConfigError, EmptyCohortError
 from sepsis_gym.features import FEATURE_INDEX, FEATURES
 from sepsis_gym.preprocessing import HORIZON_HOURS
@@ -171,18 +170,18 @@ def run_concepts(
         SchemaError: A column holds the wrong type.
         EmptyCohortError: No stay is left.
     """
+    clear_leftovers(cache)
     connection = _connect(config, cache)
     _register(connection, config, assembly, horizon_hours)
     source.load_small(connection)
     run_concept(connection, "stays")
     connection.execute("CREATE TABLE flow (position INTEGER, rule VARCHAR, stays BIGINT)")
     keep_stays(connection, tuple(_admission_rules(config)))
-    selection = _selection(connection)
-    big = [table for table in TABLES if table.kept]
+    big = [table for table in TABLES if table.key]
     with tqdm(total=len(big) + len(CONCEPTS), desc="cohort", disable=None) as progress:
         for table in big:
             progress.set_postfix_str(table.path)
-            source.load_big(connection, table, cache, selection)
+            source.load_big(connection, table, cache)
             progress.update()
         for concept in CONCEPTS:
             progress.set_postfix_str(concept)
@@ -196,7 +195,7 @@ def _connect(config: MimicConfig, cache: Path) -> duckdb.DuckDBPyConnection:
     settings: dict[str, Any] = {
         "memory_limit": config.memory_limit,
         "preserve_insertion_order": False,
-        "temp_directory": str(cache / "spill"),
+        "temp_directory": str(cache / SPILL),
     }
     if config.threads is not None:
         settings["threads"] = config.threads
@@ -240,7 +239,6 @@ def _register(
         "quirks": list(config.quirks),
         "onset_from": ONSET_WINDOW_HOURS[0],
         "onset_to": ONSET_WINDOW_HOURS[1],
-        "antibiotics": antibiotic_pattern(),
     }
     for name, value in variables.items():
         connection.execute(f"SET VARIABLE {name} = ?", [value])
@@ -265,17 +263,6 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str, columns: dict[str,
     connection.register("incoming", pa.table(columns))
     connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * FROM incoming")
     connection.unregister("incoming")
-
-
-def _selection(connection: duckdb.DuckDBPyConnection) -> str:
-    """Changes whenever other rows would be cached: other stays, items or antibiotics."""
-    query = (
-        "SELECT (SELECT md5(string_agg(stays::VARCHAR, ' ' ORDER BY stay_id)) FROM stays) || "
-        "(SELECT md5(string_agg(items::VARCHAR, ' ' ORDER BY source, itemid)) FROM items) || "
-        "md5(getvariable('antibiotics'))"
-    )
-    row = connection.execute(query).fetchone()
-    return str(row[0]) if row else ""
 
 
 def _score_sofa(connection: duckdb.DuckDBPyConnection) -> None:

@@ -18,7 +18,7 @@ from sepsis_gym.cohort.concepts import (
     run_concept,
     run_concepts,
 )
-from sepsis_gym.cohort.tables import MimicFolder, Source
+from sepsis_gym.cohort.tables import SPILL, MimicFolder, Source
 from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError, SourceError
 from sepsis_gym.features import N_FEATURES
@@ -60,7 +60,7 @@ def build_mimic(
     """
     config, assembly = config or MimicConfig(), assembly or AssemblyConfig()
     folder = MimicFolder(Path(mimic_dir))
-    build = {"mimic": asdict(config)}
+    build = {"mimic": asdict(config), "mimic_version": folder.version}
     return build_cohort(
         folder, out, config, assembly, credentialed=credentialed, name=source, build=build
     )
@@ -101,12 +101,15 @@ def build_cohort(
         built = _compute(source, target / "cache", config, assembly)
     except duckdb.OutOfMemoryException as error:
         raise ConfigError(
-            f"memory_limit {config.memory_limit} is too little: raise it or lower threads"
+            f"memory_limit {config.memory_limit} is too little: raise it, lower threads, or make "
+            f"room for {target / 'cache' / SPILL}"
         ) from error
     except duckdb.Error as error:
+        reason, cache = str(error).strip().splitlines()[0], target / "cache"
+        if str(cache / SPILL) in reason:
+            raise SourceError(f"{reason}; make room and run it again") from error
         raise SourceError(
-            f"{source.folder}: {str(error).strip().splitlines()[0]}; if its tables are sound, "
-            f"delete {target / 'cache'}"
+            f"{source.folder}: {reason}; if its tables are sound, delete {cache}"
         ) from error
     trajectories = assemble(
         built.cohort,

@@ -5,20 +5,27 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sepsis_gym.cohort.antibiotics import antibiotic_pattern
 from sepsis_gym.errors import SchemaError, SourceError
 
 KEYS = {"icustays": "stay_id", "admissions": "hadm_id", "patients": "subject_id"}
 """Columns that no two rows of a small table may share: joins would multiply stays and doses."""
+SPILL = "spill"
+"""Folder in the cache for rows that do not fit into memory."""
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
+ERAS = {"2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019"}
+"""The true years of patients.anchor_year_group up to v2.2; v3.0 added ``LAST_ERA``."""
+LAST_ERA = "2020 - 2022"
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,15 @@ class SourceTable:
     Attributes:
         path: Where it lies in the folder, without suffix.
         columns: (name, DuckDB type) of the columns read; any others are ignored.
-        kept: SQL condition on the rows worth caching; empty for small tables, which are read whole.
+        key: Column of ``stays`` by which rows are kept; empty for small tables, read whole.
+        condition: What else a row must fulfil, as SQL.
         optional: Columns that are all NULL where the file lacks them.
     """
 
     path: str
     columns: tuple[tuple[str, str], ...]
-    kept: str = ""
+    key: str = ""
+    condition: str = "TRUE"
     optional: tuple[str, ...] = ()
 
     @property
@@ -42,13 +51,21 @@ class SourceTable:
         """The table's own name, under which the concepts know it."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def wanted(self) -> dict[str, str]:
+        """By column, the query of the values that a row worth caching holds."""
+        queries = {self.key: f"SELECT DISTINCT {self.key} FROM stays"}
+        if "itemid" in dict(self.columns):
+            queries["itemid"] = f"SELECT DISTINCT itemid FROM items WHERE source = '{self.name}'"
+        return queries
 
-def source_table(path: str, columns: str, kept: str = "") -> SourceTable:
+
+def source_table(path: str, columns: str, key: str = "", condition: str = "TRUE") -> SourceTable:
     """Reads ``name:TYPE name?:TYPE``; the question mark stands after optional columns."""
     pairs = [column.split(":") for column in columns.split()]
     optional = tuple(name[:-1] for name, _ in pairs if name.endswith("?"))
     kinds = tuple((name.removesuffix("?"), kind) for name, kind in pairs)
-    return SourceTable(path, kinds, kept, optional)
+    return SourceTable(path, kinds, key, condition, optional)
 
 
 class Source(Protocol):
@@ -60,21 +77,13 @@ class Source(Protocol):
         """Creates ``icustays``, ``admissions`` and ``patients``, with all their rows."""
 
     def load_big(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        table: SourceTable,
-        cache: Path,
-        selection: str,
+        self, connection: duckdb.DuckDBPyConnection, table: SourceTable, cache: Path
     ) -> None:
         """Creates one other table, with the rows of ``stays`` and ``items``."""
 
     def notes(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """Counts of what reading the source dropped or assumed, over the stays left."""
 
-
-_OF_STAY = "stay_id IN (SELECT stay_id FROM stays) AND itemid IN ({items})"
-_OF_PATIENT = "subject_id IN (SELECT subject_id FROM stays)"
-_ITEMS = "SELECT itemid FROM items WHERE source = '{}'"
 
 TABLES: tuple[SourceTable, ...] = (
     source_table(
@@ -93,47 +102,48 @@ TABLES: tuple[SourceTable, ...] = (
     source_table(
         "hosp/diagnoses_icd",
         "hadm_id:BIGINT icd_code:VARCHAR icd_version:INTEGER",
-        "hadm_id IN (SELECT hadm_id FROM stays)",
+        "hadm_id",
     ),
     source_table(
         "hosp/prescriptions",
         "subject_id:BIGINT hadm_id:BIGINT starttime:TIMESTAMP stoptime:TIMESTAMP "
         "drug_type:VARCHAR drug:VARCHAR route:VARCHAR",
-        f"{_OF_PATIENT} AND regexp_matches(lower(drug), getvariable('antibiotics'))",
+        "subject_id",
+        f"regexp_matches(lower(drug), '{antibiotic_pattern()}')",
     ),
     source_table(
         "hosp/microbiologyevents",
         "subject_id:BIGINT micro_specimen_id:BIGINT chartdate:TIMESTAMP charttime:TIMESTAMP",
-        _OF_PATIENT,
+        "subject_id",
     ),
     source_table(
         "icu/procedureevents",
         "stay_id:BIGINT itemid:BIGINT starttime:TIMESTAMP endtime:TIMESTAMP",
-        _OF_STAY.format(items=_ITEMS.format("procedureevents")),
+        "stay_id",
     ),
     source_table(
         "icu/outputevents",
         "stay_id:BIGINT itemid:BIGINT charttime:TIMESTAMP value:DOUBLE",
-        _OF_STAY.format(items=_ITEMS.format("outputevents")),
+        "stay_id",
     ),
     source_table(
         "icu/inputevents",
         "stay_id:BIGINT itemid:BIGINT starttime:TIMESTAMP endtime:TIMESTAMP amount:DOUBLE "
         "amountuom:VARCHAR rate:DOUBLE rateuom:VARCHAR patientweight:DOUBLE "
-        "statusdescription:VARCHAR",
-        _OF_STAY.format(items=_ITEMS.format("inputevents")),
+        "statusdescription:VARCHAR orderid:BIGINT",
+        "stay_id",
     ),
     source_table(
         "hosp/labevents",
         "subject_id:BIGINT specimen_id:BIGINT itemid:BIGINT charttime:TIMESTAMP "
         "storetime:TIMESTAMP value:VARCHAR valuenum:DOUBLE",
-        f"{_OF_PATIENT} AND itemid IN ({_ITEMS.format('labevents')})",
+        "subject_id",
     ),
     source_table(
         "icu/chartevents",
         "subject_id:BIGINT stay_id:BIGINT itemid:BIGINT charttime:TIMESTAMP value:VARCHAR "
         "valuenum:DOUBLE",
-        _OF_STAY.format(items=_ITEMS.format("chartevents")),
+        "stay_id",
     ),
 )
 
@@ -142,15 +152,20 @@ def locate(folder: Path) -> dict[str, Path]:
     """Finds the file of every table and checks that it has the columns the build reads.
 
     Args:
-        folder: A MIMIC-IV folder with ``hosp`` and ``icu``.
+        folder: A MIMIC-IV folder with ``hosp`` and ``icu``, of v2.2 or later.
 
     Returns:
         File by table name.
 
     Raises:
-        SourceError: A table is missing or its header cannot be read.
-        SchemaError: A column is missing.
+        SourceError: A table is missing or there twice, its header cannot be read, or the release is
+            an older one.
+        SchemaError: A column is missing or there twice.
+
+    Source: the release notes of MIMIC-IV v2.0 (no more ``core``) and v2.2 (``caregiver_id``).
     """
+    if (folder / "core").is_dir():
+        raise SourceError(f"{folder / 'core'}: a folder of MIMIC-IV v1; use v2.2 or later")
     files = {}
     for table in TABLES:
         found = [p for suffix in SUFFIXES if (p := folder / f"{table.path}{suffix}").is_file()]
@@ -159,12 +174,18 @@ def locate(folder: Path) -> dict[str, Path]:
                 f"{folder / table.path}{SUFFIXES[1]}: no such file (nor {SUFFIXES[0]} or "
                 f"{SUFFIXES[2]}); the folder must hold MIMIC-IV's hosp/ and icu/"
             )
+        if len(found) > 1:
+            raise SourceError(f"{found[0]} and {found[1]}: one table twice; keep one of them")
         present = header(found[0])
         needed = [name for name, _ in table.columns if name not in table.optional]
-        missing = [name for name in needed if name not in present]
-        if missing:
+        if table.key == "stay_id":
+            needed.append("caregiver_id")  # not read: tells v2.2 from what came before
+        faulty = [name for name in needed if present.count(name) != 1]
+        if faulty:
+            what = "stands twice" if faulty[0] in present else "is missing"
             raise SchemaError(
-                f"{found[0]}: column {missing[0]!r} is missing; MIMIC-IV v2.2 or later has it"
+                f"{found[0]}: column {faulty[0]!r} {what}; use MIMIC-IV v2.2 or later, "
+                "with column names in lower case"
             )
         files[table.name] = found[0]
     return files
@@ -174,15 +195,45 @@ def header(path: Path) -> list[str]:
     """Names of a file's columns.
 
     Raises:
-        SourceError: It cannot be read.
+        SourceError: It cannot be read, or is empty.
     """
     try:
         if path.suffix == ".parquet":
             return list(pq.read_schema(path).names)
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
-            return next(csv.reader(lines), [])
+        code = "utf-8-sig"  # spreadsheets put a byte-order mark first
+        packed = path.suffix == ".gz"
+        with gzip.open(path, "rt", -1, code) if packed else path.open(encoding=code) as lines:
+            names = next(csv.reader(lines), [])
     except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
         raise SourceError(f"{path}: cannot be read ({_one_line(error)}); copy it again") from error
+    if not names:
+        raise SourceError(f"{path}: is empty; copy it again")
+    return names
+
+
+def mimic_version(files: dict[str, Path]) -> str:
+    """Tells the release by the true years that ``patients.anchor_year_group`` holds.
+
+    Returns:
+        ``2.2`` (also an extract of a later one without its last years), ``3.0 or later``, or
+        ``unknown``: the column is missing or says something else, as in rebuilt extracts.
+
+    Raises:
+        SourceError: The table cannot be read.
+
+    Source: the release notes of MIMIC-IV v3.0, which added the stays of 2020 to 2022.
+    """
+    column = "anchor_year_group"
+    if column not in header(files["patients"]):
+        return "unknown"
+    groups = typed(source_table("hosp/patients", f"{column}:VARCHAR"), files["patients"])
+    with duckdb.connect() as connection:
+        found = f"CREATE TABLE eras AS SELECT DISTINCT * FROM ({groups})"
+        _execute(connection, found, files["patients"])
+        eras = {row[0] for row in connection.execute("FROM eras").fetchall()}
+    if not eras or eras - ERAS - {LAST_ERA}:
+        return "unknown"
+    return "3.0 or later" if LAST_ERA in eras else "2.2"
 
 
 def _one_line(error: BaseException) -> str:
@@ -208,7 +259,8 @@ def typed(table: SourceTable, path: Path) -> str:
     )
     if path.suffix == ".parquet":
         return f"SELECT {columns} FROM read_parquet('{_escaped(path)}')"
-    struct = ", ".join(f"'{name}': '{kinds.get(name, 'VARCHAR')}'" for name in present)
+    read = [name if name in kinds else f"unread {i}" for i, name in enumerate(present)]
+    struct = ", ".join(f"'{name}': '{kinds.get(name, 'VARCHAR')}'" for name in read)
     return (
         f"SELECT {columns} FROM read_csv('{_escaped(path)}', columns = {{{struct}}}, "
         "header = true, auto_detect = false, delim = ',', quote = '\"', escape = '\"', "
@@ -232,13 +284,13 @@ def check_key(connection: duckdb.DuckDBPyConnection, name: str, key: str, path: 
 
 def cache_query(
     connection: duckdb.DuckDBPyConnection,
-    name: str,
+    table: SourceTable,
     query: str,
     cache: Path,
     *,
     files: Sequence[Path],
     path: Path,
-    selection: str,
+    settings: str = "",
 ) -> None:
     """Makes a query's rows available to the concepts, reading the source at most once.
 
@@ -247,22 +299,20 @@ def cache_query(
 
     Args:
         connection: Holds the tables ``stays`` and ``items`` that say which rows to keep.
-        name: The table to make.
+        table: The table to make.
         query: Its rows.
         cache: Folder of the cached tables.
         files: All files the query reads.
         path: The file or folder to blame where they cannot be read.
-        selection: Text that changes whenever the rows to keep do.
+        settings: Text that changes whenever the rows do for another reason.
 
     Raises:
-        SourceError: The source file is cut short or otherwise unreadable.
+        SourceError: The source is cut short or otherwise unreadable, or the disk is full.
         SchemaError: A column does not hold its type.
     """
-    target = cache / f"{name}.parquet"
-    statuses = [(str(file.resolve()), file.stat()) for file in files]
-    made_from = [[file, status.st_size, status.st_mtime_ns] for file, status in statuses]
-    fingerprint = hashlib.sha256(json.dumps([made_from, query, selection]).encode()).hexdigest()
-    if _fingerprint(connection, target) != fingerprint:
+    target = cache / f"{table.name}.parquet"
+    fingerprint = _fingerprint(connection, table, files, settings)
+    if _stored_fingerprint(connection, target) != fingerprint:
         partial = target.with_suffix(".partial")
         cache.mkdir(parents=True, exist_ok=True)
         try:
@@ -276,11 +326,37 @@ def cache_query(
         finally:
             partial.unlink(missing_ok=True)
     connection.execute(
-        f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM read_parquet('{_escaped(target)}')"
+        f"CREATE OR REPLACE VIEW {table.name} AS SELECT * FROM read_parquet('{_escaped(target)}')"
     )
 
 
-def _fingerprint(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
+def clear_leftovers(cache: Path) -> None:
+    """Removes what a build that was killed left in its cache: half a table, spilled rows."""
+    for partial in cache.glob("*.partial"):
+        partial.unlink()
+    shutil.rmtree(cache / SPILL, ignore_errors=True)
+
+
+def _fingerprint(
+    connection: duckdb.DuckDBPyConnection,
+    table: SourceTable,
+    files: Sequence[Path],
+    settings: str,
+) -> str:
+    """Changes with the source files and with the rows that are kept of them, and nothing else.
+
+    The folder is left out, so that the same data in another place give the same cache.
+    """
+    made_from: list[Any] = [repr(table), settings]
+    for file in files:
+        status = file.stat()
+        made_from.append([file.name, status.st_size, status.st_mtime_ns])
+    for query in table.wanted.values():
+        made_from.append(connection.execute(f"{query} ORDER BY ALL").fetchall())
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+
+def _stored_fingerprint(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
     if not path.is_file():
         return None
     query = "SELECT decode(value) FROM parquet_kv_metadata(?) WHERE decode(key) = 'fingerprint'"
@@ -302,8 +378,12 @@ def _execute(
             f"{path}: {_fault(error)}; see the table's description at physionet.org"
         ) from error
     except duckdb.IOException as error:
-        if target is not None and str(target) in str(error):
-            raise SourceError(f"{target}: cannot be written ({_one_line(error)})") from error
+        if target is not None and str(target.parent) in str(error):
+            full = "No space left on device"  # the rest of the message is DuckDB's inner life
+            reason = full if full in str(error) else _one_line(error)
+            raise SourceError(
+                f"{target}: cannot be written ({reason}); make room and run it again"
+            ) from error
         raise SourceError(
             f"{path}: cannot be read ({_one_line(error)}); copy or download it again"
         ) from error
@@ -316,36 +396,34 @@ class MimicFolder:
         """Finds and checks its files.
 
         Raises:
-            SourceError: The folder or a table is missing.
+            SourceError: The folder or a table is missing, or of an older release.
             SchemaError: A table lacks a column.
         """
         if not folder.is_dir():
             raise SourceError(f"{folder}: no such folder; give the one that holds hosp/ and icu/")
         self.folder = folder
         self.files = locate(folder)
+        self.version = mimic_version(self.files)
 
     def load_small(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Reads the tables that are small whatever the cohort."""
         for table in TABLES:
-            if not table.kept:
+            if not table.key:
                 path = self.files[table.name]
                 statement = f"CREATE OR REPLACE TABLE {table.name} AS {typed(table, path)}"
                 _execute(connection, statement, path)
                 check_key(connection, table.name, KEYS[table.name], path)
 
     def load_big(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        table: SourceTable,
-        cache: Path,
-        selection: str,
+        self, connection: duckdb.DuckDBPyConnection, table: SourceTable, cache: Path
     ) -> None:
         """Filters one big table into the cache."""
         path = self.files[table.name]
-        query = f"SELECT * FROM ({typed(table, path)}) WHERE {table.kept}"
-        cache_query(
-            connection, table.name, query, cache, files=[path], path=path, selection=selection
+        kept = [f"{column} IN ({query})" for column, query in table.wanted.items()]
+        query = (
+            f"SELECT * FROM ({typed(table, path)}) WHERE {' AND '.join([*kept, table.condition])}"
         )
+        cache_query(connection, table, query, cache, files=[path], path=path)
 
     def notes(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """Nothing: native tables are read as they are."""

@@ -79,12 +79,35 @@ def fluid(start: float, end: float, amount: float, **more: Any) -> dict[str, Any
     return drug(SALINE, start, end, amount=amount, amountuom="ml", rateuom=None, **more)
 
 
+def rich_stays() -> Rows:
+    """Stays with a row in every table."""
+    rows = septic_stays()
+    tube = {"specimen_id": 1, "value": "ART.", "valuenum": None}
+    rows["labevents"] += [lab(50821, 5, 80, specimen_id=1), {**lab(52033, 5, 0), **tube}]
+    rows["chartevents"] += [chart(223835, 4, 50), chart(226512, 0, 80)]
+    rows["chartevents"] += [chart(226732, hour, 0, text="Endotracheal tube") for hour in (4, 9)]
+    rows["inputevents"] = [
+        fluid(1, 1, 250, orderid=1),
+        fluid(2, 6, 400, rate=100, orderid=2),
+        drug(NOREPINEPHRINE, 3, 9, rate=0.1, orderid=3),
+        drug(NOREPINEPHRINE, 9, 12, rate=0.2, orderid=3, statusdescription="Rewritten"),
+    ]
+    rows["outputevents"] = [
+        {"stay_id": 101, "itemid": FOLEY, "charttime": at(hour), "value": 60} for hour in range(30)
+    ]
+    rows["procedureevents"] = [
+        {"stay_id": 102, "itemid": 225792, "starttime": at(2), "endtime": at(9)}
+    ]
+    rows["diagnoses_icd"] = [{"hadm_id": 1001, "icd_code": "E112", "icd_version": 10}]
+    return rows
+
+
 def write(folder: Path, rows: Rows) -> Path:
     """Writes the tables as MIMIC-IV lays them out, ``.csv.gz``."""
     for table in TABLES:
         path = folder / f"{table.path}.csv.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        names = ["row_id", *dict.fromkeys(name for name, _ in table.columns), "subject_id"]
+        names = [*(name for name, _ in table.columns), "subject_id", "caregiver_id", "row_id"]
         with gzip.open(path, "wt", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(names)), extrasaction="ignore")
             writer.writeheader()
