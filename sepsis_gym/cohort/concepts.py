@@ -175,7 +175,10 @@ def run_concepts(
     _register(connection, config, assembly, horizon_hours)
     source.load_small(connection)
     run_concept(connection, "stays")
-    connection.execute("CREATE TABLE flow (position INTEGER, rule VARCHAR, stays BIGINT)")
+    connection.execute(
+        "CREATE TABLE flow AS SELECT 0 AS position, 'ICU stays' AS rule, count(*) AS stays "
+        "FROM icustays"
+    )
     keep_stays(connection, tuple(_admission_rules(config)))
     big = [table for table in TABLES if table.key]
     with tqdm(total=len(big) + len(CONCEPTS), desc="cohort", disable=None) as progress:
@@ -291,7 +294,7 @@ def _score_sofa(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _admission_rules(config: MimicConfig) -> Iterator[tuple[str, str]]:
-    yield "ICU stays with an admission and a patient", "TRUE"
+    yield "with an admission, a patient and two years between in and out at most", "TRUE"
     yield f"{config.min_age} years or older", f"age >= {config.min_age}"
     yield f"{config.min_hours:g} h or longer in the ICU", f"hours >= {config.min_hours}"
     if config.first_stay_only:

@@ -5,14 +5,18 @@
 --          rate (ug/kg/min, vasopressin units/h); equivalent (norepinephrine equivalents,
 --          ug/kg/min, NULL for inotropes, capped at rate_cap); volume_ml (x tonicity);
 --          dropped (NULL = kept), capped
-WITH rows_in_units AS (
+WITH marked AS (
+    SELECT *, row_number() OVER (PARTITION BY stay_id, orderid, itemid, starttime, endtime, amount,
+        amountuom, rate, rateuom, patientweight, statusdescription) > 1 AS repeated
+    FROM inputevents
+), rows_in_units AS (
     SELECT e.*, i.role, i.factor, i.role <> 'fluid' AS drug, lower(e.rateuom) AS unit,
         CASE WHEN e.patientweight BETWEEN getvariable('weight_low') AND getvariable('weight_high')
             THEN e.patientweight ELSE w.weight_kg END AS kg,
         CASE lower(e.amountuom) WHEN 'ml' THEN 1 WHEN 'l' THEN 1000
             WHEN 'meq' THEN CASE i.unit WHEN '1 mEq/mL' THEN 1 END END * e.amount AS ml,
         coalesce(e.endtime > e.starttime, FALSE) AS lasts
-    FROM inputevents e
+    FROM marked e
     JOIN items i ON i.source = 'inputevents' AND i.itemid = e.itemid
     JOIN weight w USING (stay_id)
 ), doses AS (
@@ -35,7 +39,9 @@ SELECT stay_id, role, starttime, endtime, NOT drug AND rate IS NULL AND NOT last
     coalesce(drug AND dose * factor > getvariable('rate_cap'), FALSE) AS capped,
     CASE WHEN NOT drug THEN ml * factor END AS volume_ml,
     CASE
+        WHEN repeated THEN 'repeated'  -- the key is (orderid, itemid)
         WHEN lower(statusdescription) = 'rewritten' THEN 'cancelled'
+        WHEN endtime > starttime + INTERVAL 30 DAY THEN 'too_long'
         WHEN (drug OR rate IS NOT NULL) AND NOT lasts
             THEN 'no_duration'
         WHEN drug AND rate IS NULL THEN 'no_rate'

@@ -1,10 +1,11 @@
 -- Counts, over the stays of the cohort, of what was dropped, clipped or repaired.
--- Inputs:  stays, bins, chart_readings, lab_readings, fio2_fallback, observations, urine_bins,
---          inputs, weight, ventilation, sepsis
+-- Inputs:  stays, bins, chart_readings, lab_readings, fio2_fallback, observations, outputevents,
+--          urine_bins, inputs, weight, ventilation, sepsis
 -- Output:  note, n
 WITH charted AS (FROM chart_readings SEMI JOIN stays USING (stay_id)),
     labs AS (FROM lab_readings l SEMI JOIN stays s ON s.subject_id = l.subject_id
         AND l.drawn_at < s.ends_at AND l.reported_at >= s.intime),
+    outputs AS (FROM outputevents SEMI JOIN stays USING (stay_id)),
     urine_sums AS (FROM urine_bins SEMI JOIN stays USING (stay_id)),
     given AS (FROM inputs SEMI JOIN stays USING (stay_id))
 SELECT 'chart_rows_out_of_range' AS note, count(*) AS n FROM charted WHERE NOT in_range
@@ -15,6 +16,9 @@ UNION ALL SELECT 'celsius_rows_converted_from_fahrenheit', count(*) FROM charted
 UNION ALL SELECT 'verbal_responses_untestable', count(*) FROM charted WHERE untestable
 UNION ALL SELECT 'lab_rows_out_of_range', count(*) FROM labs WHERE NOT in_range
 UNION ALL SELECT 'gas_rows_not_arterial', count(*) FROM labs WHERE in_range AND NOT usable
+UNION ALL SELECT 'urine_rows_not_finite', count(*) FROM outputs WHERE NOT isfinite(value)
+UNION ALL SELECT 'urine_rows_repeated', coalesce(sum(n - 1), 0)::BIGINT
+    FROM (SELECT count(*) AS n FROM outputs GROUP BY stay_id, charttime, itemid, value)
 UNION ALL SELECT 'urine_bins_clipped', count(*) FROM urine_sums WHERE clipped
 UNION ALL SELECT 'urine_bins_out_of_range', count(*) FROM urine_sums WHERE NOT in_range
 UNION ALL SELECT 'vasopressor_rows_capped', count(*) FROM given WHERE capped AND dropped IS NULL

@@ -3,6 +3,7 @@
 -- Output:  age (years), hours (h in the ICU), ends_at = the earlier of ICU discharge and death,
 --          admission_order (1 = the patient's first ICU stay), died_90d by dates from ICU admission
 --          (dod has no time of day, so a death on the day of admission is day 0).
+-- Rule:    in before out and two years in the ICU at most: beyond that a clock was wrong.
 WITH timed AS (
     SELECT i.stay_id, i.subject_id, i.hadm_id, i.intime, i.outtime, a.admittime,
         a.dischtime, a.deathtime,
@@ -18,7 +19,7 @@ WITH timed AS (
     FROM icustays i
     JOIN admissions a USING (hadm_id)
     JOIN patients p ON p.subject_id = i.subject_id
-    WHERE i.intime < i.outtime
+    WHERE i.intime < i.outtime AND i.outtime <= i.intime + INTERVAL 2 YEAR
 )
 SELECT * EXCLUDE (death_date),
     epoch(ends_at - intime) / 3600 AS hours,
