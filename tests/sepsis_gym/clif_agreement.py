@@ -47,7 +47,8 @@ def paired(mimic: Source, clif: Source, work: Path) -> duckdb.DuckDBPyConnection
             for table, query in {
                 "stays": "SELECT * FROM stays JOIN charlson USING (stay_id)",
                 "bins": "SELECT s.subject_id, s.intime, v.* FROM stays s JOIN (SELECT stay_id, "
-                f"bin, feature AS name, value FROM observations WHERE bin >= 0 UNION ALL {doses}) v "
+                "bin, feature AS name, value FROM observations WHERE bin >= 0 UNION ALL "
+                f"{doses}) v "
                 "USING (stay_id)",
             }.items():
                 target = work / f"{table}_{letter}.parquet"

@@ -37,7 +37,7 @@ EXPLAINED = {
     "output_4hourly": "below zero is clipped",
     "norepinephrine_equivalent": "capped at 5 ug/kg/min",
     "norepinephrine_equivalent_mean": "capped; bins cut short by discharge",
-    "fluid_ml": "slow rows without a rate are shared out; bins cut short",
+    "fluid_ml": "slow rows without a rate are shared out; repeated rows; bins cut short",
     "ventilated": "devices without a flow; the procedure",
     "respiration": "ventilation",
     "sofa_24h": "ventilation",

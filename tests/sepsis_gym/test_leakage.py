@@ -49,7 +49,9 @@ def as_known_after(source: Path, target: Path, hours: float) -> Path:
     with duckdb.connect() as connection:
         for table in TABLES:
             path = next(source.glob(f"{table.path}.csv*"))
-            columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in table.columns)
+            needed = [pair for pair in table.columns if pair[0] not in table.optional]
+            columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in needed)
+            columns += ", 1 AS caregiver_id"  # what tells v2.2 from older releases
             connection.execute(
                 f"CREATE VIEW {table.name} AS SELECT {columns} "
                 f"FROM read_csv('{path}', all_varchar = true, nullstr = '')"

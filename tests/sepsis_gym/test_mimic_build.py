@@ -202,7 +202,7 @@ def test_concepts_after_a_rule_are_computed_for_the_stays_it_leaves_only(tmp_pat
     settings = tmp_path / "cache", MimicConfig(threads=1), AssemblyConfig()
     with run_concepts(source, *settings, inclusion=rules) as connection:
         flow = connection.execute("SELECT rule, stays FROM flow ORDER BY position").fetchall()
-        assert [stays for _, stays in flow] == [3, 3, 3, 1]
+        assert [stays for _, stays in flow] == [3, 3, 3, 3, 1]
         assert flow[-1] == ("infected", 1)
         for concept in ("weight", "chart_readings", "lab_readings", "sofa", "observations", "grid"):
             key = "subject_id" if concept == "lab_readings" else "stay_id - 100"

@@ -151,7 +151,7 @@ def test_only_tables_whose_own_making_changed_are_read_again(
     items = concepts.item_rows()
     with monkeypatch.context() as patched:
         more = [*items, ("labevents", 1, "lactate", 1.0, None)]
-        patched.setattr(concepts, "item_rows", lambda: more)
+        patched.setattr(concepts, "item_rows", lambda weights: more)
         assert rebuilt() == {"labevents.parquet"}
     assert rebuilt() == {"labevents.parquet"}
     os.utime(source / "icu" / "outputevents.csv.gz", (1, 1))

@@ -24,12 +24,14 @@ WITH states AS (
 SELECT s.stay_id, i.itemid, i.time AS starttime, i.until AS endtime,
     CASE WHEN i.unit LIKE '%/hour' THEN i.rate * epoch(i.until - i.time) / 3600 END AS amount,
     split_part(i.unit, '/', 1) AS amountuom, i.rate, i.unit AS rateuom,
-    NULL::DOUBLE AS patientweight, NULL::VARCHAR AS statusdescription, i.open_ended
+    NULL::DOUBLE AS patientweight, NULL::VARCHAR AS statusdescription,
+    dense_rank() OVER (ORDER BY i.med_order_id) AS orderid, i.open_ended
 FROM intervals i
 JOIN stays s ON s.hadm_id = i.hadm_id AND i.time < s.outtime AND i.until > s.intime
 WHERE NOT i.stopped
 UNION ALL
-SELECT s.stay_id, d.itemid, d.time, d.time, d.dose, d.unit, NULL, NULL, NULL, NULL, FALSE
+SELECT s.stay_id, d.itemid, d.time, d.time, d.dose, d.unit, NULL, NULL, NULL, NULL,
+    dense_rank() OVER (ORDER BY d.med_order_id), FALSE
 FROM clif_doses d
 JOIN items f ON f.source = 'inputevents' AND f.role = 'fluid' AND f.itemid = d.itemid
 JOIN stays s ON s.hadm_id = d.hadm_id AND d.time >= s.intime AND d.time < s.outtime
