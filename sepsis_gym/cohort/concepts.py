@@ -203,12 +203,14 @@ def _connect(config: MimicConfig, cache: Path) -> duckdb.DuckDBPyConnection:
     if config.threads is not None:
         settings["threads"] = config.threads
     try:
-        return duckdb.connect(config=settings)
+        connection = duckdb.connect(config=settings)
     except duckdb.Error as error:
         raise ConfigError(
             f"memory_limit {config.memory_limit!r} or threads {config.threads!r} is not "
             "understood; write memory as in '4GB'"
         ) from error
+    connection.execute("SET enable_progress_bar = false")  # DuckDB's own would break ours
+    return connection
 
 
 def run_concept(connection: duckdb.DuckDBPyConnection, concept: str) -> None:
