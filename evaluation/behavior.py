@@ -7,17 +7,18 @@ clinician model stays near 1 at every step.
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from evaluation.estimators import Floats, weight_diagnostics
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError, SupportError
 from sepsis_gym.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 _CALIBRATION_BINS = 10
 
@@ -67,7 +68,7 @@ class BehaviorPolicy:
 
     mean: Floats
     scale: Floats
-    model: LogisticRegression | None
+    model: "LogisticRegression | None"
     marginal: Floats
     smoothing: float
     inverse_penalty: float
@@ -123,6 +124,8 @@ def fit_behavior_policy(
     Raises:
         SupportError: Fewer than two patients, so that no penalty can be chosen.
     """
+    from sklearn.model_selection import GroupKFold  # scikit-learn takes a second to import
+
     settings = config or BehaviorConfig()
     decision = trajectories.is_decision
     observations = trajectories.observations()[decision].astype(np.float64)
@@ -148,6 +151,9 @@ def _fit_path(
     config: BehaviorConfig,
 ) -> list[BehaviorPolicy]:
     """One policy per penalty, each fit starting from the more strongly penalised one."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     mean, scale = observations.mean(0), observations.std(0)
     scale = np.where(scale > 0, scale, 1.0)
     marginal = np.bincount(actions, minlength=N_ACTIONS) + 1.0

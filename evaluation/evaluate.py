@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold
 
 from evaluation import estimators
 from evaluation.behavior import BehaviorConfig, BehaviorReport, check_behavior, fit_behavior_policy
@@ -321,6 +320,8 @@ def _fit_on_train(bench: _Bench, on_train: Floats, target: Floats) -> _FittedVal
 
 def _cross_fit(bench: _Bench, target: Floats) -> _FittedValues:
     """Each test stay's Q from the other folds; the agent need not be asked about other stays."""
+    from sklearn.model_selection import GroupKFold  # scikit-learn takes a second to import
+
     test, subjects = bench.test, bench.test.stays.subject_id
     folds = min(_Q_FOLDS, len(np.unique(subjects)))
     if folds < 2:
