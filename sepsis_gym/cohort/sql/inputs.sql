@@ -1,6 +1,7 @@
 -- Every vasoactive and fluid row in one unit, with the reason where it is left out.
--- Inputs:  inputevents, items (role = drug name or 'fluid'; factor = norepinephrine-equivalent
---          weight or tonicity), weight; variables weight_low, weight_high, rate_cap
+-- Inputs:  stays, inputevents, items (role = drug name or 'fluid'; factor =
+--          norepinephrine-equivalent weight or tonicity), weight; variables weight_low,
+--          weight_high, rate_cap
 -- Output:  stay_id, role, starttime, endtime, bolus (no rate and no duration: all at starttime);
 --          rate (ug/kg/min, vasopressin units/h); equivalent (norepinephrine equivalents,
 --          ug/kg/min, NULL for inotropes, capped at rate_cap); volume_ml (x tonicity);
@@ -9,6 +10,7 @@ WITH marked AS (
     SELECT *, row_number() OVER (PARTITION BY stay_id, orderid, itemid, starttime, endtime, amount,
         amountuom, rate, rateuom, patientweight, statusdescription) > 1 AS repeated
     FROM inputevents
+    SEMI JOIN stays USING (stay_id)
 ), rows_in_units AS (
     SELECT e.*, i.role, i.factor, i.role <> 'fluid' AS drug, lower(e.rateuom) AS unit,
         CASE WHEN e.patientweight BETWEEN getvariable('weight_low') AND getvariable('weight_high')
