@@ -119,7 +119,7 @@ class MimicConfig:
     fio2: Fio2 = "estimated"
     vasopressor_weights: VasopressorWeights = "goradia"
     quirks: tuple[Quirk, ...] = ()
-    memory_limit: str = "4GB"
+    memory_limit: str = "3GB"
     threads: int | None = None
 
     def __post_init__(self) -> None:

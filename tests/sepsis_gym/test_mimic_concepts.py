@@ -50,6 +50,43 @@ def test_nurses_copies_of_a_lab_are_not_read_but_fingersticks_are(tmp_path: Path
     assert values(computed(tmp_path, rows), "glucose") == {0: 120.0, 1: 151.0}
 
 
+def test_sentinels_texts_and_impossible_values_drop_alone(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    rows["chartevents"] += [
+        chart(220045, 1.5, 0),  # heart rate: a lead that fell off
+        chart(220181, 1, -23),  # mean pressures: below, above, and one that can be
+        chart(220181, 1, 801),
+        chart(220181, 1, 70),
+        chart(220179, 1, 120),  # the systolic of the same moment stays
+    ]
+    rows["labevents"] += [
+        lab(50885, 1, 999999),  # bilirubin
+        lab(50885, 1, 1.2),
+        lab(50862, 1, None, value="<1.0"),  # albumin: text only
+        lab(50912, 5, None, value="___"),
+    ]
+    connection = computed(tmp_path, rows)
+    assert values(connection, "heart_rate")[0] == 90
+    assert values(connection, "meanbp") == {0: 70.0}
+    assert values(connection, "sysbp") == {0: 120.0}
+    assert values(connection, "bilirubin_total") == {0: pytest.approx(1.2)}
+    assert values(connection, "albumin") == {}
+    assert values(connection, "creatinine") == {0: 4.0}
+
+
+def test_labs_of_the_patient_count_whatever_their_admission(tmp_path: Path) -> None:
+    rows = septic_stays(1)
+    rows["icustays"].append({**rows["icustays"][0], "stay_id": 999, "intime": at(40)})
+    rows["icustays"][1]["outtime"] = at(60)
+    rows["labevents"] += [lab(LACTATE, 1, 2.0), lab(LACTATE, 41, 5.0, hadm_id=None)]
+    connection = computed(tmp_path, rows)
+    assert values(connection, "lactate") == {0: 2.0}
+    second = connection.execute(
+        "SELECT bin, value FROM observations WHERE stay_id = 999 AND feature = 'lactate'"
+    )
+    assert second.fetchall() == [(0, 5.0)]
+
+
 def test_celsius_column_holding_fahrenheit_is_converted_not_dropped(tmp_path: Path) -> None:
     rows = septic_stays(1)
     rows["chartevents"] += [

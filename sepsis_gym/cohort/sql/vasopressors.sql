@@ -23,7 +23,8 @@ WITH running AS (
         AND r.ends >= s.until
     GROUP BY ALL
 ), summed AS (
-    SELECT stay_id, bin, sum(equivalent::DECIMAL(18, 9))::DOUBLE AS equivalent, any_value(bin_seconds) AS bin_seconds,
+    SELECT stay_id, bin, sum(equivalent::DECIMAL(18, 9))::DOUBLE AS equivalent,
+        any_value(bin_seconds) AS bin_seconds,
         epoch(until - time) AS seconds
     FROM by_drug
     GROUP BY stay_id, bin, time, until
