@@ -62,8 +62,8 @@ def test_sentinels_texts_and_impossible_values_drop_alone(tmp_path: Path) -> Non
     rows["labevents"] += [
         lab(50885, 1, 999999),  # bilirubin
         lab(50885, 1, 1.2),
-        lab(50862, 1, None, value="<1.0"),  # albumin: text only
-        lab(50912, 5, None, value="___"),
+        lab(50862, 1, 0) | {"value": "<1.0", "valuenum": None},  # albumin: text only
+        lab(50912, 5, 0) | {"value": "___", "valuenum": None},
     ]
     connection = computed(tmp_path, rows)
     assert values(connection, "heart_rate")[0] == 90
