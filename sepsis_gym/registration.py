@@ -8,6 +8,7 @@ import gymnasium as gym
 
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv, SepsisVectorEnv
+from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.reward import RewardConfig
 from sepsis_gym.trajectories import Split, Trajectories
 
@@ -45,6 +46,41 @@ def make_sepsis_wm_vector(
     return SepsisVectorEnv(num_envs, resolve_model(model), reward=reward)
 
 
+def make_sepsis_physio(
+    *,
+    preprocessing: Preprocessing | None = None,
+    reward: RewardConfig | None = None,
+    render_mode: str | None = None,
+) -> SepsisEnv:
+    """Opens ``SepsisPhysio-v0``: a mechanistic patient, whose response to treatment is the truth.
+
+    Args:
+        preprocessing: Scales and dose levels of the cohort that an agent comes from; those of
+            ``SepsisWM-v0`` if not given.
+        reward: The reward; the published one if not given.
+        render_mode: ``ansi`` or None.
+    """
+    model = mechanistic_model(preprocessing)
+    return SepsisEnv(model, reward=reward, render_mode=render_mode)
+
+
+def make_sepsis_physio_vector(
+    num_envs: int,
+    *,
+    preprocessing: Preprocessing | None = None,
+    reward: RewardConfig | None = None,
+) -> SepsisVectorEnv:
+    """Opens ``num_envs`` episodes of ``SepsisPhysio-v0`` in one batch."""
+    return SepsisVectorEnv(num_envs, mechanistic_model(preprocessing), reward=reward)
+
+
+def mechanistic_model(preprocessing: Preprocessing | None) -> TransitionModel:
+    """The mechanistic patient."""
+    from world_models import MechanisticModel
+
+    return MechanisticModel(preprocessing)
+
+
 def make_sepsis_replay(
     trajectories: Trajectories | str | PathLike[str] = SAMPLE_COHORT,
     *,
@@ -75,6 +111,10 @@ def register_environments() -> None:
         "SepsisWM-v0": {
             "entry_point": f"{here}:make_sepsis_wm",
             "vector_entry_point": f"{here}:make_sepsis_wm_vector",
+        },
+        "SepsisPhysio-v0": {
+            "entry_point": f"{here}:make_sepsis_physio",
+            "vector_entry_point": f"{here}:make_sepsis_physio_vector",
         },
         "SepsisReplay-v0": {"entry_point": f"{here}:make_sepsis_replay"},
     }

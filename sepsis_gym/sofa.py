@@ -115,6 +115,17 @@ def state_sofa(
     Returns:
         [...] total score, 0-24.
     """
+    parts = state_sofa_components(values, known, ventilated, norepinephrine_equivalent)
+    return parts.sum(-1, dtype=np.int8)
+
+
+def state_sofa_components(
+    values: NDArray[np.floating],
+    known: NDArray[np.bool_],
+    ventilated: NDArray[np.bool_],
+    norepinephrine_equivalent: NDArray[np.floating],
+) -> NDArray[np.int8]:
+    """[..., 6] the points that :func:`state_sofa` adds up, in the order of ``COMPONENTS``."""
     seen = np.where(known, values, np.nan)
 
     def of(name: str) -> NDArray[np.floating]:
@@ -123,7 +134,7 @@ def state_sofa(
     # An untestable verbal response (intubation) is taken as normal, as mimic-code does.
     verbal = of("gcs_verbal")
     gcs = of("gcs_eye") + np.where(np.isnan(verbal), 5.0, verbal) + of("gcs_motor")
-    components = sofa_components(
+    return sofa_components(
         pao2_fio2=of("pao2") / of("fio2"),
         ventilated=ventilated,
         platelet=of("platelet"),
@@ -134,4 +145,3 @@ def state_sofa(
         creatinine=of("creatinine"),
         urine_24h=6.0 * of("output_4hourly"),
     )
-    return components.sum(-1, dtype=np.int8)

@@ -38,18 +38,9 @@ def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
         UnknownNameError: It is neither.
         CheckpointError: The folder is broken; names the file.
     """
-    shipped = str(name) in available()
-    folder = _SHIPPED / str(name) if shipped else Path(name)
-    if not folder.is_dir():
-        raise UnknownNameError(
-            f"no world model {str(name)!r}; there are {', '.join(available()) or 'none'}, "
-            "or give a checkpoint folder"
-        )
+    folder = _folder(name)
     description = _read_description(folder / DESCRIPTION_FILE)
-    try:
-        preprocessing = Preprocessing.from_dict(description["preprocessing"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / DESCRIPTION_FILE}: preprocessing: {error}") from error
+    preprocessing = _preprocessing(description, folder / DESCRIPTION_FILE)
     file = folder / WEIGHTS_FILE
     try:
         content = file.read_bytes()
@@ -67,6 +58,20 @@ def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
         return model
     except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: is no world model: {error}") from error
+
+
+def load_preprocessing(name: str | os.PathLike[str]) -> Preprocessing:
+    """Clock, scales and dose levels of a world model, without its weights.
+
+    Args:
+        name: A shipped model's name, or a checkpoint folder.
+
+    Raises:
+        UnknownNameError: It is neither.
+        CheckpointError: The description is broken; names the file.
+    """
+    file = _folder(name) / DESCRIPTION_FILE
+    return _preprocessing(_read_description(file), file)
 
 
 def save_world_model(
@@ -95,6 +100,24 @@ def save_world_model(
         # not ``save_file``, which makes the file readable for its owner only
         (temporary / WEIGHTS_FILE).write_bytes(content)
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
+
+
+def _folder(name: str | os.PathLike[str]) -> Path:
+    shipped = str(name) in available()
+    folder = _SHIPPED / str(name) if shipped else Path(name)
+    if not folder.is_dir():
+        raise UnknownNameError(
+            f"no world model {str(name)!r}; there are {', '.join(available()) or 'none'}, "
+            "or give a checkpoint folder"
+        )
+    return folder
+
+
+def _preprocessing(description: dict[str, Any], file: Path) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(description["preprocessing"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: preprocessing: {error}") from error
 
 
 def _read_description(file: Path) -> dict[str, Any]:

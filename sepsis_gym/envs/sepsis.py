@@ -18,6 +18,17 @@ class SepsisEnv(PatientEnv):
 
     Research software, never for patient care.
 
+    ## Dynamics
+    | id | the next state comes from | ``simulate`` |
+    |---|---|---|
+    | ``SepsisWM-v0`` | a learned world model | predicts; ``epistemic`` says how surely |
+    | ``SepsisPhysio-v0`` | a mechanistic patient | is the truth but for luck; ``epistemic`` is 0 |
+
+    All else is the same. In the mechanistic patient two environments that are reset with one seed
+    hold the same patient and meet the same luck whatever their actions are, the fluid is an even
+    drip over the step, and comfort care, once begun, overrides the action: ``previous_action``
+    says what was given. Its ``mortality_90d`` is the risk of a patient who leaves in that state.
+
     ## Action space
     ``Discrete(25)``: ``action = 5 * fluid_level + vasopressor_level``. Level 0 is none; levels 1-4
     are the quartiles of the non-zero doses in the training split, each standing for the median

@@ -73,7 +73,7 @@ class SepsisVectorEnv(gym.vector.VectorEnv[_Arrays, _Arrays, _Arrays]):
             raise ConfigError("SepsisVectorEnv draws from one stream: seed must be one integer")
         super().reset(seed=seed)
         if options:
-            raise ConfigError(f"SepsisWM-v0 takes no reset options, got {sorted(options)}")
+            raise ConfigError(f"SepsisVectorEnv takes no reset options, got {sorted(options)}")
         return self._show(self._admit(self.num_envs))
 
     def step(

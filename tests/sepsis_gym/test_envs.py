@@ -11,7 +11,7 @@ from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.patients import encode_observation
 from sepsis_gym.reward import RewardConfig
 
-REGISTERED = ("SepsisWM-v0", "SepsisReplay-v0")
+REGISTERED = ("SepsisWM-v0", "SepsisPhysio-v0", "SepsisReplay-v0")
 
 
 def rollout(env, seed, steps=40):
@@ -54,12 +54,12 @@ def test_observations_stay_in_the_space(toy_model):
     assert all(env.observation_space.contains(observation) for observation in observations)
 
 
-@pytest.mark.parametrize("source", ["toy", "default"])
+@pytest.mark.parametrize("source", ["toy", "SepsisWM-v0", "SepsisPhysio-v0"])
 def test_vector_env_of_one_equals_the_single_env(toy_model, source):
     single: gym.Env = SepsisEnv(toy_model)
     vector: gym.vector.VectorEnv = SepsisVectorEnv(1, toy_model)
-    if source == "default":
-        single, vector = gym.make("SepsisWM-v0"), gym.make_vec("SepsisWM-v0", num_envs=1)
+    if source != "toy":
+        single, vector = gym.make(source), gym.make_vec(source, num_envs=1)
     actions = np.random.default_rng(0).integers(0, N_ACTIONS, 100)
     observation, info = single.reset(seed=7)
     observations, infos = vector.reset(seed=7)
@@ -114,8 +114,9 @@ def test_the_horizon_ends_and_pays_the_outcome(toy_model):
     assert ends == {End.DISCHARGED, End.DIED, End.HORIZON}
 
 
-def test_simulate_touches_neither_state_nor_random_stream():
-    asked, plain = gym.make("SepsisWM-v0"), gym.make("SepsisWM-v0")
+@pytest.mark.parametrize("name", ["SepsisWM-v0", "SepsisPhysio-v0"])
+def test_simulate_touches_neither_state_nor_random_stream(name):
+    asked, plain = gym.make(name), gym.make(name)
     asked.reset(seed=1)
     plain.reset(seed=1)
     over = False

@@ -1,0 +1,196 @@
+"""Policies to judge the model by: fixed doses, a guideline, trial arms, an oracle."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from sepsis_gym.actions import N_ACTIONS, ActionBins
+from sepsis_gym.features import N_FEATURES
+from sepsis_gym.sofa import sofa_components
+from world_models.physiology.batch import Column
+from world_models.physiology.bedside import truth
+from world_models.physiology.body import Body, advance, late_risk
+from world_models.physiology.clinician import Decisions, prescribe
+from world_models.physiology.courses import Policy, Ward
+from world_models.physiology.people import People
+
+STEP_HOURS = 4
+
+
+def fixed(action: int, bins: ActionBins | None = None) -> Policy:
+    """One of the 25 actions, as long as it lasts."""
+    fluid, dose = (bins or ActionBins()).doses(np.array([action]))
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        n = len(ward.people)
+        drip = np.full(n, fluid[0] / 1000 / STEP_HOURS, np.float32)
+        return np.zeros(n, np.float32), drip, np.full(n, dose[0], np.float32)
+
+    return policy
+
+
+def at_random(bins: ActionBins | None = None) -> Policy:
+    """A random action every 4 h."""
+    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
+    held: dict[str, Column] = {}
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        n = len(ward.people)
+        if hour % STEP_HOURS == 0 or not held:
+            action = rng.integers(N_ACTIONS, size=n)
+            held["drip"] = (doses[0][action] / 1000 / STEP_HOURS).astype(np.float32)
+            held["dose"] = doses[1][action].astype(np.float32)
+        return np.zeros(n, np.float32), held["drip"], held["dose"]
+
+    return policy
+
+
+def guideline(target: float = 65.0) -> Policy:
+    """Titrates to a pressure; boluses while short of perfusion, up to 30 mL/kg, then less."""
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        chart, body, kg = ward.chart(0.0), ward.body, ward.people.weight_kg
+        dose, given = body.vasopressor, body.fluid_l
+        low = chart.pressure < target
+        starts = low & ((given > 1.5) | (chart.pressure < target - 7) | (dose > 0))
+        up = np.exp(0.35 * np.clip((target + 2 - chart.pressure) / 8, 0, 1.6))
+        new = np.where(starts, np.where(dose > 0, dose * up, 0.06), dose)
+        new = np.where((chart.pressure > target + 7) & (dose > 0), new * 0.86, new)
+        new = np.where((new < 0.02) & (chart.pressure > target), 0, np.minimum(new, 0.9))
+        short = low | (chart.lactate > 3.5) | (chart.urine_ml_h / kg < 0.4)
+        bolus = np.where(short & (given < 0.030 * kg) & (chart.fio2 < 0.6), 0.5, 0.0)
+        late = low & (new > 0.25) & (given < 0.045 * kg) & (chart.fio2 < 0.5)
+        bolus = np.where(late, np.maximum(bolus, 0.25), bolus)
+        carrier = np.full(len(dose), 0.02, np.float32)
+        return bolus.astype(np.float32), carrier, new.astype(np.float32)
+
+    return policy
+
+
+def trial_arm(*, target: float | None = None, fluid: str = "usual") -> Policy:
+    """Clinicians told to aim at a pressure, or to give fluid ``liberal``ly or ``restrictive``ly.
+
+    The instruction holds for 24 h, as in CLOVERS, for fluid, and as long as the patient is on
+    vasopressor for a pressure, as in SEPSISPAM and the 65 trial.
+    """
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        uniform, normal = Decisions.draw(len(ward.people), rng)
+        style = ward.style
+        if target is not None:
+            aimed = np.full(len(ward.people), target, np.float32)
+            style = replace(style, target=aimed + (style.target - style.target.mean()) * 0.3)
+        chart = ward.chart(1.0)
+        bolus, carrier, dose = prescribe(
+            chart, style, ward.people, ward.body, hour, (uniform, normal)
+        )
+        if fluid != "usual" and hour < 24:
+            asked = (chart.pressure < 65) | (chart.lactate > 2.5) | (ward.body.vasopressor > 0.15)
+            if fluid == "liberal":
+                size = 1.0 if hour < 1 else 0.5
+                gives = asked & (uniform[1] < (1.0 if hour < 1 else 0.25)) & (chart.fio2 < 0.8)
+                bolus = np.maximum(bolus, np.where(gives, size, 0)).astype(np.float32)
+            else:
+                rescue = (chart.pressure < 50) & (uniform[1] < 0.15)
+                bolus = np.where(rescue, np.float32(0.25), np.float32(0))
+        return bolus, carrier, dose
+
+    return policy
+
+
+def oracle(hours: int = 8, bins: ActionBins | None = None) -> Policy:
+    """Greedy look-ahead on the true dynamics: the action of least expected 90-day death.
+
+    Args:
+        hours: How far it looks, the action held for the first 4 h, and then a quarter of its fluid.
+        bins: Doses.
+    """
+    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
+    held: dict[str, Column] = {}
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        n = len(ward.people)
+        if hour % STEP_HOURS == 0 or not held:
+            risk = lookahead(ward.body, ward.people, hour, doses, hours)
+            best = risk.argmin(axis=1)
+            held["drip"] = (doses[0][best] / 1000 / STEP_HOURS).astype(np.float32)
+            held["dose"] = doses[1][best].astype(np.float32)
+        return np.zeros(n, np.float32), held["drip"], held["dose"]
+
+    return policy
+
+
+def lookahead(
+    body: Body,
+    people: People,
+    hour: float,
+    doses: tuple[np.ndarray, np.ndarray],
+    hours: int,
+    dt: float = 0.5,
+) -> np.ndarray:
+    """[n, k] expected 90-day death if each of k actions were begun now."""
+    n, k = len(people), len(doses[0])
+    every = np.repeat(np.arange(n), k)
+    imagined, same = body.take(every), people.take(every)
+    imagined.cumulative_hazard = np.zeros(n * k, np.float32)
+    drip = np.tile(doses[0] / 1000 / STEP_HOURS, n).astype(np.float32)
+    dose = np.tile(doses[1], n).astype(np.float32)
+    for step in range(int(hours / dt)):
+        share = np.float32(1.0 if step * dt < STEP_HOURS else 0.25)
+        advance(imagined, same, hour + step * dt, drip * share, dose, dt)
+    alive = np.exp(-imagined.cumulative_hazard)
+    return (1 - alive * (1 - late_risk(imagined, same))).reshape(n, k)
+
+
+def best_by(goal: str, bins: ActionBins | None = None) -> Policy:
+    """Greedy look-ahead of 4 h for a surrogate: highest pressure, lowest lactate, lowest SOFA."""
+    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
+    held: dict[str, Column] = {}
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        n = len(ward.people)
+        if hour % STEP_HOURS == 0 or not held:
+            every = np.repeat(np.arange(n), N_ACTIONS)
+            imagined, same = ward.body.take(every), ward.people.take(every)
+            drip = np.tile(doses[0] / 1000 / STEP_HOURS, n).astype(np.float32)
+            dose = np.tile(doses[1], n).astype(np.float32)
+            for step in range(8):
+                advance(imagined, same, hour + step * 0.5, drip, dose, 0.5)
+            score = _score(goal, imagined, same, dose).reshape(n, N_ACTIONS)
+            best = score.argmin(axis=1)
+            held["drip"] = (doses[0][best] / 1000 / STEP_HOURS).astype(np.float32)
+            held["dose"] = doses[1][best].astype(np.float32)
+        return np.zeros(n, np.float32), held["drip"], held["dose"]
+
+    return policy
+
+
+def _score(goal: str, body: Body, people: People, dose: Column) -> np.ndarray:
+    if goal == "pressure":
+        return -body.pressure
+    if goal == "lactate":
+        return body.lactate
+    shown = truth(body, people, np.zeros((len(people), N_FEATURES), np.float32))
+    points = sofa_components(
+        pao2_fio2=body.oxygenation,
+        ventilated=body.ventilated > 0,
+        platelet=shown["platelet"],
+        bilirubin_total=shown["bilirubin_total"],
+        meanbp=shown["meanbp"],
+        norepinephrine=dose,
+        gcs=15.0,
+        creatinine=shown["creatinine"],
+        urine_24h=6 * shown["output_4hourly"],
+    )
+    # ties by how far the organs are from the next point
+    return points.sum(-1) + 0.01 * body.lactate
+
+
+def withheld(policy: Policy) -> Policy:
+    """The same policy without its vasopressor."""
+
+    def without(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        bolus, carrier, dose = policy(ward, hour, rng)
+        return bolus, carrier, np.zeros_like(dose)
+
+    return without

@@ -1,0 +1,1 @@
+"""Simulated courses as records: MIMIC-IV tables, the truth beside them, and trajectories."""
