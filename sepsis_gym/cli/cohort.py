@@ -1,5 +1,6 @@
-"""``sepsis-gym cohort``: trajectories from MIMIC-IV, CLIF or the provisional generator."""
+"""``sepsis-gym cohort``: trajectories from MIMIC-IV, CLIF or simulated patients."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,15 @@ from rich.text import Text
 from tyro.conf import OmitArgPrefixes
 from tyro.extras import SubcommandApp
 
-from sepsis_gym.cohort.assemble import AssemblyConfig
+from sepsis_gym.cohort.assemble import AssemblyConfig, assemble
 from sepsis_gym.cohort.clif import build_clif
 from sepsis_gym.cohort.describe import describe
 from sepsis_gym.cohort.describe_render import to_text, write_description
 from sepsis_gym.cohort.mimic import MimicConfig, build_mimic
-from sepsis_gym.cohort.provisional import write_provisional_tables
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.files import check_target
 from sepsis_gym.trajectories import SPLITS, Trajectories
-
-PROVISIONAL_SOURCE = "provisional synthetic generator"
+from world_models.physiology import ACTION_HOURS, ClinicianConfig
 
 app = SubcommandApp()
 
@@ -70,23 +71,27 @@ def clif(
 @app.command(name="synthetic")
 def synthetic(
     out: Path,
-    patients: int = 500,
+    patients: int = 1000,
     seed: int = 0,
-    randomised_share: float = 0.0,
+    tables: bool = True,
+    clinician: Annotated[ClinicianConfig, OmitArgPrefixes] = ClinicianConfig(),  # noqa: B008
     assembly: Annotated[AssemblyConfig, OmitArgPrefixes] = AssemblyConfig(),  # noqa: B008
 ) -> None:
-    """Builds trajectories of made-up patients (provisional generator, no clinical validity).
+    """Builds trajectories of simulated patients, whose response to every dose is known.
 
-    Writes the patients as MIMIC-IV tables first, then reads those as real ones are read.
+    The patients are written as MIMIC-IV tables and read as real ones are; what the bedside does not
+    show lies beside the tables. If clinicians decide once per step, their true action probabilities
+    are written to propensities.parquet.
 
     Args:
         out: Cohort folder to write; the tables go to its ``tables`` folder.
         patients: How many.
-        seed: Of the generator.
-        randomised_share: Share of stays whose doses are drawn at random every 4 h.
+        seed: Of everything.
+        tables: Whether to write tables; without them the same values go straight to trajectories.
+        clinician: How the patients are dosed.
         assembly: Clock, alignment, splits and reward.
     """
-    print_cohort(build_provisional(out, patients, seed, assembly, randomised_share), out)
+    print_cohort(build_synthetic(out, patients, seed, assembly, clinician, tables=tables), out)
 
 
 @app.command(name="describe")
@@ -106,23 +111,40 @@ def describe_cohort(cohort: Path, out: Path | None = None) -> None:
         console.print(f"written to {out}", soft_wrap=True)
 
 
-def build_provisional(
+def build_synthetic(
     out: Path,
     patients: int,
     seed: int,
     assembly: AssemblyConfig,
-    randomised_share: float = 0.0,
+    clinician: ClinicianConfig,
+    *,
+    tables: bool = True,
 ) -> Trajectories:
-    """Writes provisional tables and builds their cohort."""
-    write_provisional_tables(
-        out / "tables", n_patients=patients, seed=seed, randomised_share=randomised_share
-    )
-    source = f"{PROVISIONAL_SOURCE}, {patients} patients, seed {seed}"
-    if randomised_share:
-        source += f", {randomised_share:.0%} randomised"
-    return build_mimic(
-        out / "tables", out, MimicConfig(), assembly, credentialed=False, source=source
-    )
+    """Simulates patients and builds their cohort, by way of tables or straight."""
+    from world_models.physiology.records.blocks import simulated
+    from world_models.physiology.records.propensities import write_propensities
+    from world_models.physiology.records.tables import write_tables
+    from world_models.physiology.records.trajectories import raw_cohort
+
+    check_target(out)
+    source = f"sepsis-gym synthetic patients, {patients}, seed {seed}"
+    build = {"synthetic": {"patients": patients, "seed": seed, "clinician": asdict(clinician)}}
+    if tables:
+        write_tables(out / "tables", n_patients=patients, seed=seed, clinician=clinician)
+        cohort = build_mimic(
+            out / "tables", out, MimicConfig(), assembly, credentialed=False, source=source,
+            beside=build,
+        )  # fmt: skip
+    else:
+        if assembly.alignment != "causal":
+            raise ConfigError("--no-tables is for the causal alignment; leave it out")
+        courses = simulated(patients, seed, clinician)
+        raw = raw_cohort(courses, step_hours=assembly.step_hours, seed=seed)
+        cohort = assemble(raw, assembly, source=source, credentialed=False, build=build)
+        cohort.save(out)
+    if clinician.decision_interval_hours == assembly.step_hours == ACTION_HOURS:
+        write_propensities(out / "propensities.parquet", cohort, patients, seed, clinician)
+    return cohort
 
 
 def print_cohort(trajectories: Trajectories, out: Path) -> None:

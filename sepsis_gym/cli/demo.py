@@ -9,11 +9,12 @@ from tyro.conf import OmitArgPrefixes
 
 from evaluation import EvaluationConfig
 from sepsis_gym.agent import Agent
-from sepsis_gym.cli.cohort import build_provisional, print_cohort
+from sepsis_gym.cli.cohort import build_synthetic, print_cohort
 from sepsis_gym.cli.evaluate import LLMConfig, score
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.trajectories import Trajectories
 from world_models import TrainConfig
+from world_models.physiology import ClinicianConfig
 
 
 def demo(
@@ -26,8 +27,7 @@ def demo(
 ) -> None:
     """Makes a small synthetic cohort, trains a world model, BCQ and CQL, and scores everything.
 
-    Research software, never for patient care. The made-up patients come from a provisional
-    generator, so the table shows that the path works, not which agent is better.
+    Research software, never for patient care.
 
     Args:
         out: Folder for everything that is made.
@@ -42,7 +42,7 @@ def demo(
     from world_models.training import train_world_model
 
     console = Console()
-    console.rule("1  synthetic cohort (provisional generator)")
+    console.rule("1  synthetic cohort")
     trajectories = _cohort(out / "cohort", patients, seed)
     console.rule("2  world model")
     training = TrainConfig(seed=seed)
@@ -68,6 +68,6 @@ def demo(
 
 
 def _cohort(folder: Path, patients: int, seed: int) -> Trajectories:
-    trajectories = build_provisional(folder, patients, seed, AssemblyConfig())
+    trajectories = build_synthetic(folder, patients, seed, AssemblyConfig(), ClinicianConfig())
     print_cohort(trajectories, folder)
     return trajectories

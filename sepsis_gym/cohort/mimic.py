@@ -1,6 +1,7 @@
 """Sepsis cohorts from a MIMIC-IV folder, or from any source that fills the same tables."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ def build_mimic(
     *,
     credentialed: bool = True,
     source: str | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Trajectories:
     """Builds a sepsis cohort and saves it.
 
@@ -48,6 +50,7 @@ def build_mimic(
         assembly: Clock, alignment, splits, reward.
         credentialed: Whether a data use agreement forbids sharing rows with third parties.
         source: Name and version of the data, for the manifest; the folder's name if not given.
+        beside: How the tables were made, for the manifest.
 
     Returns:
         The cohort, as saved, with the cohort flow and the counts of repairs in its manifest.
@@ -60,7 +63,7 @@ def build_mimic(
     """
     config, assembly = config or MimicConfig(), assembly or AssemblyConfig()
     folder = MimicFolder(Path(mimic_dir))
-    build = {"mimic": asdict(config), "mimic_version": folder.version}
+    build = {"mimic": asdict(config), "mimic_version": folder.version, **(beside or {})}
     return build_cohort(
         folder, out, config, assembly, credentialed=credentialed, name=source, build=build
     )

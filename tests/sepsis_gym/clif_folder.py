@@ -72,7 +72,9 @@ QUERIES = {
         FROM chartevents JOIN (VALUES (220045, 'heart_rate'), (220210, 'respiratory_rate'),
             (220277, 'spo2'), (220050, 'sbp'), (220179, 'sbp'), (220051, 'dbp'), (220180, 'dbp'),
             (220052, 'map'), (220181, 'map'), (223761, 'temp_c'), (223762, 'temp_c'),
-            (226512, 'weight_kg')) v (item, category) ON item = itemid::INTEGER""",
+            (226512, 'weight_kg')) v (item, category) ON item = itemid::INTEGER
+        UNION ALL SELECT hadm_id, utc(starttime), 'weight_kg', patientweight::DOUBLE
+        FROM inputevents""",
     "patient_assessments": """
         SELECT hadm_id AS hospitalization_id, utc(charttime) AS recorded_dttm, category
             AS assessment_category, CASE value WHEN 'No Response-ETT' THEN 0
@@ -82,29 +84,35 @@ QUERIES = {
     "respiratory_support": """
         SELECT hadm_id AS hospitalization_id, utc(charttime) AS recorded_dttm,
             CASE max(value) FILTER (itemid = '226732') WHEN 'Endotracheal tube' THEN 'IMV'
-            WHEN 'Nasal cannula' THEN 'Nasal Cannula' END AS device_category,
+            WHEN 'Nasal cannula' THEN 'Nasal Cannula' WHEN 'None' THEN 'Room Air'
+            WHEN 'High flow nasal cannula' THEN 'High Flow NC' END AS device_category,
             max(CASE value WHEN 'CMV/ASSIST' THEN 'Assist Control-Volume Control' END)
-            AS mode_category, max(valuenum::DOUBLE) FILTER (itemid = '223835') / 100 AS fio2_set
-        FROM chartevents WHERE itemid IN ('226732', '223849', '223835') GROUP BY hadm_id, charttime
+            AS mode_category, avg(CASE WHEN valuenum::DOUBLE > 1 THEN valuenum::DOUBLE / 100
+            ELSE valuenum::DOUBLE END) FILTER (itemid = '223835') AS fio2_set,
+            max(valuenum::DOUBLE) FILTER (itemid = '223834') AS lpm_set
+        FROM chartevents WHERE itemid IN ('226732', '223849', '223835', '223834')
+        GROUP BY hadm_id, charttime
         """,
     "labs": f"""
         WITH tubes AS (SELECT specimen_id, any_value(value) AS kind FROM labevents
             WHERE itemid = '52033' GROUP BY specimen_id)
-        SELECT hadm_id AS hospitalization_id, utc(charttime) AS lab_collect_dttm,
-            utc(storetime) AS lab_result_dttm, category || CASE WHEN itemid::INTEGER
-            IN (50818, 50821, 50820) THEN CASE kind WHEN 'ART.' THEN '_arterial'
+        SELECT coalesce(l.hadm_id, a.hadm_id) AS hospitalization_id,
+            utc(charttime) AS lab_collect_dttm, utc(storetime) AS lab_result_dttm,
+            category || CASE WHEN itemid::INTEGER IN (50818, 50821, 50820)
+            THEN CASE kind WHEN 'ART.' THEN '_arterial'
             ELSE '_venous' END ELSE '' END AS lab_category, value AS lab_value,
             valuenum::DOUBLE * factor AS lab_value_numeric, unit AS reference_unit
-        FROM labevents LEFT JOIN tubes USING (specimen_id)
+        FROM labevents l JOIN admissions a USING (subject_id)
+        LEFT JOIN tubes USING (specimen_id)
         JOIN (VALUES {LABS}) v (item, category, unit, factor) ON item = itemid::INTEGER""",
     "medication_admin_continuous": f"""
         WITH runs AS (SELECT e.*, m.*, rate::DOUBLE * factor AS dose FROM inputevents e
             JOIN (VALUES {MEDICATIONS}) m (item, category, name, unit, factor)
             ON item = itemid::INTEGER WHERE rate IS NOT NULL AND statusdescription <> 'Rewritten'),
-        rows_of AS (SELECT hadm_id, stay_id, category, name, unit, starttime AS time, dose,
+        rows_of AS (SELECT hadm_id, orderid, category, name, unit, starttime AS time, dose,
             'dose_change' AS action FROM runs
-            UNION ALL SELECT hadm_id, stay_id, category, name, unit, endtime, 0, 'stop' FROM runs)
-        SELECT hadm_id AS hospitalization_id, stay_id || category AS med_order_id,
+            UNION ALL SELECT hadm_id, orderid, category, name, unit, endtime, 0, 'stop' FROM runs)
+        SELECT hadm_id AS hospitalization_id, orderid AS med_order_id,
             utc(time) AS admin_dttm, name AS med_name, category AS med_category, dose AS med_dose,
             unit AS med_dose_unit, action AS mar_action_category FROM rows_of""",
     "medication_admin_intermittent": f"""
@@ -115,7 +123,7 @@ QUERIES = {
             ON item = itemid::INTEGER WHERE rate IS NULL AND statusdescription <> 'Rewritten'
         UNION ALL SELECT hadm_id, utc(unnest(range(starttime::TIMESTAMP, stoptime::TIMESTAMP,
             INTERVAL 8 HOUR))), drug, replace(lower(drug), '-', '_'), 1, 'dose', 'iv', 'given'
-        FROM prescriptions""",
+        FROM prescriptions WHERE coalesce(route, 'IV') = 'IV'""",
     "hospital_diagnosis": """
         SELECT hadm_id AS hospitalization_id, icd_code AS diagnosis_code,
             'ICD' || icd_version || 'CM' AS diagnosis_code_format FROM diagnoses_icd""",
@@ -172,7 +180,14 @@ COLUMNS = {
     "fio2_set",
     "patient_assessments": "hospitalization_id recorded_dttm assessment_category numerical_value",
 }
-NUMBERS = ("vital_value", "lab_value_numeric", "med_dose", "fio2_set", "numerical_value")
+NUMBERS = (
+    "vital_value",
+    "lab_value_numeric",
+    "med_dose",
+    "fio2_set",
+    "lpm_set",
+    "numerical_value",
+)
 NUMBERS += ("age_at_admission", "output_value", "amount", "in_out_flag")
 
 

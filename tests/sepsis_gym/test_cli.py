@@ -4,21 +4,23 @@ import shutil
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("d3rlpy", reason="the offline extra is not installed")
 
 from sepsis_gym.cli import main
-from sepsis_gym.cohort.provisional import write_provisional_tables
 from sepsis_gym.registration import SAMPLE_COHORT
 from sepsis_gym.trajectories import Trajectories
+from world_models.physiology.records.tables import write_tables
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source") / "tables"
-    write_provisional_tables(folder, n_patients=60, seed=0)
+    write_tables(folder, n_patients=60, seed=0)
     return folder
 
 
@@ -214,3 +216,41 @@ def test_the_demo_runs_whole_and_its_world_model_opens(capsys, tmp_path):
     repeated = json.loads((tmp_path / "again/results.json").read_text())["rows"]
     before = next(row for row in results["rows"] if row["agent"] == "bcq")
     assert before in repeated
+
+
+def test_synthetic_cohorts_by_way_of_tables_and_straight_hold_the_same_states(capsys, tmp_path):
+    made = ("cohort", "synthetic", "--patients", "60", "--seed", "3")
+    logged = ("--decision-interval-hours", "4", "--exploration", "0.2")
+    main([*made, *logged, "--out", str(tmp_path / "tables")])
+    main([*made, *logged, "--no-tables", "--out", str(tmp_path / "straight")])
+    capsys.readouterr()
+    by_tables, straight = (Trajectories.load(tmp_path / name) for name in ("tables", "straight"))
+    both = np.isin(straight.stays.stay_id, by_tables.stays.stay_id)  # SOFA below 2 is left out
+    assert len(by_tables) == both.sum()
+    same = straight.select(both)
+    np.testing.assert_array_equal(same.age, by_tables.age)
+    measured = by_tables.measured
+    np.testing.assert_allclose(same.values[measured], by_tables.values[measured], rtol=2e-3)
+    for name in ("fluid_ml", "norepinephrine_equivalent"):
+        np.testing.assert_allclose(getattr(same, name), getattr(by_tables, name), atol=1e-3)
+    chances = pq.read_table(tmp_path / "tables" / "propensities.parquet")
+    probability = np.stack([chances[f"p_{a}"].to_numpy() for a in range(25)], axis=1)
+    action = by_tables.action[by_tables.is_decision]
+    np.testing.assert_allclose(probability.sum(1), 1)
+    taken = probability[np.arange(len(action)), action]
+    expected = (probability**2).sum(1)
+    spread = np.sqrt((probability**3).sum(1) - expected**2)
+    assert abs((taken - expected).sum()) < 4 * np.sqrt((spread**2).sum())
+    assert taken.min() > 0
+    truth = pq.read_table(tmp_path / "tables" / "tables" / "truth_stays.parquet")
+    assert set(by_tables.stays.stay_id) <= set(truth["stay_id"].to_pylist())
+
+
+def test_propensities_are_for_one_decision_a_step_and_no_tables_for_causal_states(capsys, tmp_path):
+    made = ("cohort", "synthetic", "--patients", "30", "--no-tables", "--out", tmp_path / "a")
+    assert "causal" in fails(capsys, *made, "--alignment", "same_window")
+    main([str(part) for part in made])
+    assert not (tmp_path / "a" / "propensities.parquet").exists()
+    with pytest.raises(SystemExit):
+        main([*map(str, made), "--exploration", "2"])
+    assert "exploration must lie in [0, 1], got 2.0" in " ".join(capsys.readouterr().err.split())

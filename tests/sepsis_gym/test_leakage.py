@@ -14,10 +14,10 @@ import pytest
 
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
-from sepsis_gym.cohort.provisional import write_provisional_tables
 from sepsis_gym.cohort.tables import TABLES, MimicFolder
 from sepsis_gym.features import HIGH, LOW, N_FEATURES
 from sepsis_gym.trajectories import Trajectories
+from world_models.physiology.records.tables import write_tables
 
 DEMO = os.environ.get("SEPSIS_GYM_MIMIC_DEMO")
 EVERYONE = MimicConfig(min_age=0, min_hours=0, threads=1)
@@ -91,7 +91,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             pytest.skip("SEPSIS_GYM_MIMIC_DEMO names no folder with mimic-iv-demo")
         return Path(DEMO) / "mimic-iv-demo"
     folder = tmp_path_factory.mktemp("made_up")
-    write_provisional_tables(folder, n_patients=40, seed=3)
+    write_tables(folder, n_patients=40, seed=3)
     return folder
 
 
@@ -108,7 +108,7 @@ def test_states_do_not_change_when_all_that_came_later_is_taken_away(
 
 
 def test_the_same_comparison_finds_the_leak_of_the_literature_s_alignment(tmp_path: Path) -> None:
-    write_provisional_tables(tmp_path / "tables", n_patients=40, seed=3)
+    write_tables(tmp_path / "tables", n_patients=40, seed=3)
     whole = as_known_after(tmp_path / "tables", tmp_path / "whole", WHOLE)
     then = as_known_after(tmp_path / "tables", tmp_path / "then", 8)
     leaky = AssemblyConfig(alignment="same_window")

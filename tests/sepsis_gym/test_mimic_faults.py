@@ -37,9 +37,9 @@ from mimic_folder import (
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.mimic import MimicConfig, build_mimic
-from sepsis_gym.cohort.provisional import write_provisional_tables
 from sepsis_gym.errors import SchemaError, SourceError, TrajectoryError
 from sepsis_gym.trajectories import Trajectories
+from world_models.physiology.records.tables import write_tables
 
 FILES = ("manifest.json", "stays.parquet", "steps.parquet")
 MAIN = "from sepsis_gym.cli import main; main()"
@@ -88,7 +88,7 @@ def count(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source") / "tables"
-    write_provisional_tables(folder, n_patients=300, seed=0)
+    write_tables(folder, n_patients=300, seed=0)
     return folder
 
 

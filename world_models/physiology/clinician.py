@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, ActionBins
+from sepsis_gym.errors import ConfigError
 from world_models.physiology.batch import Batch, Column, relu, sigmoid
 from world_models.physiology.body import Body
 from world_models.physiology.people import People
@@ -77,6 +78,10 @@ class Chart(Batch):
     cue: Column
 
 
+ACTION_HOURS = 4
+"""How long an action of the 5 x 5 grid lasts, h."""
+
+
 @dataclass(frozen=True)
 class ClinicianConfig:
     """What makes logged data hard or easy to learn from.
@@ -93,6 +98,17 @@ class ClinicianConfig:
     cue_strength: float = 1.0
     exploration: float = 0.0
     rct: bool = False
+
+    def __post_init__(self) -> None:
+        """Rejects what no clinician can do."""
+        if self.decision_interval_hours not in (1, 2, ACTION_HOURS):
+            raise ConfigError(
+                f"decision_interval_hours must be 1, 2 or 4, got {self.decision_interval_hours}"
+            )
+        if not 0 <= self.exploration <= 1:
+            raise ConfigError(f"exploration must lie in [0, 1], got {self.exploration}")
+        if not 0 <= self.cue_strength < float("inf"):
+            raise ConfigError(f"cue_strength must be 0 or more, got {self.cue_strength}")
 
 
 BOLUS_L = np.array([0.25, 0.5, 0.5, 1.0], np.float32)
@@ -240,7 +256,7 @@ def action_probabilities(
         body: Present states.
         hour: Of the decision.
         bins: Dose levels.
-        exploration: Share of decisions taken at random among the 25 actions.
+        exploration: Share of decisions taken at random among the 25 published actions.
     """
     dose = _dose_levels(chart, style, body, bins)
     grid = np.zeros((len(people), N_LEVELS, N_LEVELS))
@@ -248,7 +264,10 @@ def action_probabilities(
         fluid = _fluid_levels(chart, style, people, body, hour, bins, dosed=level > 0)
         grid[:, :, level] = fluid * dose[:, level, None]
     flat = grid.reshape(len(people), N_ACTIONS)
-    return (1 - exploration) * flat + exploration / N_ACTIONS
+    # decisions at random are among the published doses, wherever the levels of ``bins`` lie
+    tried = bins.action(*ActionBins().doses(np.arange(N_ACTIONS)))
+    share = np.bincount(tried, minlength=N_ACTIONS) / N_ACTIONS
+    return (1 - exploration) * flat + exploration * share
 
 
 def _dose_levels(chart: Chart, style: Style, body: Body, bins: ActionBins) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from world_models.physiology.batch import Column
 from world_models.physiology.bedside import N_GROUPS, Instruments, measured, read
 from world_models.physiology.body import DT, Body, advance, illness, infected, late_risk
 from world_models.physiology.clinician import (
+    ACTION_HOURS,
     Chart,
     ClinicianConfig,
     Decisions,
@@ -28,7 +29,6 @@ from world_models.physiology.unit import Luck, dies, drift, happen, leaves
 STEPS_PER_HOUR = round(1 / DT)
 HOURS_BEFORE = 12
 """Infection begins so long before ICU admission; the emergency department treats half of it."""
-ACTION_HOURS = 4
 FLAGS = ("ventilated", "dialysed", "steroid", "diuretic", "comfort")
 HIDDEN = ("debt", "inflammation", "illness", "lung_water", "filtration")
 """Names along the last axis of :class:`Courses` ``flags`` and ``hidden``."""
@@ -164,15 +164,14 @@ Policy = Callable[[Ward, int, np.random.Generator], tuple[Column, Column, Column
 """(ward, hour, policy stream) to bolus in L, carrier in L/h and dose in ug/kg/min, for an hour."""
 
 
-def clinicians(config: ClinicianConfig | None = None, bins: ActionBins | None = None) -> Policy:
+def clinicians(config: ClinicianConfig | None = None) -> Policy:
     """The behaviour policy of logged data.
 
     Args:
         config: What makes the log hard or easy to learn from.
-        bins: Doses of the actions taken at random.
     """
     config = config or ClinicianConfig()
-    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
+    doses = ActionBins().doses(np.arange(N_ACTIONS))
     held: dict[str, Column] = {}
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
@@ -271,7 +270,7 @@ def run(
         )
         bolus, carrier, dose = policy(ward, hour, streams.policy)
         kept = 1 - ward.body.comfort
-        bolus, dose = bolus * kept, dose * kept
+        bolus, carrier, dose = bolus * kept, carrier * kept, dose * kept
         if record:
             body = ward.body
             rows["readings"].append(ward.readings)

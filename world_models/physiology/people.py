@@ -121,7 +121,8 @@ def draw_people(n: int, rng: np.random.Generator) -> People:
 
     age = np.clip(normal(64.5, 16.5), 18, 91)
     charlson = 5.3 + 0.055 * (age - 64) + 2.7 * (rng.gamma(2.2, 1, n) - 2.2) / 1.48
-    charlson = np.clip(np.round(charlson), 0, 17).astype(np.float32)
+    age_points = np.clip(np.floor((age - 40) / 10), 0, 4)
+    charlson = np.clip(np.round(charlson), age_points, 17).astype(np.float32)
     old, sick = (age - 64) / 16, (charlson - 5.3) / 3
     male = flag(0.57)
     weight_kg = np.clip(log_normal(80, 0.25), 38, 180)

@@ -10,11 +10,9 @@ from sepsis_gym.sofa import sofa_components
 from world_models.physiology.batch import Column
 from world_models.physiology.bedside import truth
 from world_models.physiology.body import Body, advance, late_risk
-from world_models.physiology.clinician import Decisions, prescribe
+from world_models.physiology.clinician import ACTION_HOURS, Decisions, prescribe
 from world_models.physiology.courses import Policy, Ward
 from world_models.physiology.people import People
-
-STEP_HOURS = 4
 
 
 def fixed(action: int, bins: ActionBins | None = None) -> Policy:
@@ -23,7 +21,7 @@ def fixed(action: int, bins: ActionBins | None = None) -> Policy:
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
         n = len(ward.people)
-        drip = np.full(n, fluid[0] / 1000 / STEP_HOURS, np.float32)
+        drip = np.full(n, fluid[0] / 1000 / ACTION_HOURS, np.float32)
         return np.zeros(n, np.float32), drip, np.full(n, dose[0], np.float32)
 
     return policy
@@ -36,9 +34,9 @@ def at_random(bins: ActionBins | None = None) -> Policy:
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
         n = len(ward.people)
-        if hour % STEP_HOURS == 0 or not held:
+        if hour % ACTION_HOURS == 0 or not held:
             action = rng.integers(N_ACTIONS, size=n)
-            held["drip"] = (doses[0][action] / 1000 / STEP_HOURS).astype(np.float32)
+            held["drip"] = (doses[0][action] / 1000 / ACTION_HOURS).astype(np.float32)
             held["dose"] = doses[1][action].astype(np.float32)
         return np.zeros(n, np.float32), held["drip"], held["dose"]
 
@@ -110,10 +108,10 @@ def oracle(hours: int = 8, bins: ActionBins | None = None) -> Policy:
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
         n = len(ward.people)
-        if hour % STEP_HOURS == 0 or not held:
+        if hour % ACTION_HOURS == 0 or not held:
             risk = lookahead(ward.body, ward.people, hour, doses, hours)
             best = risk.argmin(axis=1)
-            held["drip"] = (doses[0][best] / 1000 / STEP_HOURS).astype(np.float32)
+            held["drip"] = (doses[0][best] / 1000 / ACTION_HOURS).astype(np.float32)
             held["dose"] = doses[1][best].astype(np.float32)
         return np.zeros(n, np.float32), held["drip"], held["dose"]
 
@@ -133,10 +131,10 @@ def lookahead(
     every = np.repeat(np.arange(n), k)
     imagined, same = body.take(every), people.take(every)
     imagined.cumulative_hazard = np.zeros(n * k, np.float32)
-    drip = np.tile(doses[0] / 1000 / STEP_HOURS, n).astype(np.float32)
+    drip = np.tile(doses[0] / 1000 / ACTION_HOURS, n).astype(np.float32)
     dose = np.tile(doses[1], n).astype(np.float32)
     for step in range(int(hours / dt)):
-        share = np.float32(1.0 if step * dt < STEP_HOURS else 0.25)
+        share = np.float32(1.0 if step * dt < ACTION_HOURS else 0.25)
         advance(imagined, same, hour + step * dt, drip * share, dose, dt)
     alive = np.exp(-imagined.cumulative_hazard)
     return (1 - alive * (1 - late_risk(imagined, same))).reshape(n, k)
@@ -149,16 +147,16 @@ def best_by(goal: str, bins: ActionBins | None = None) -> Policy:
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
         n = len(ward.people)
-        if hour % STEP_HOURS == 0 or not held:
+        if hour % ACTION_HOURS == 0 or not held:
             every = np.repeat(np.arange(n), N_ACTIONS)
             imagined, same = ward.body.take(every), ward.people.take(every)
-            drip = np.tile(doses[0] / 1000 / STEP_HOURS, n).astype(np.float32)
+            drip = np.tile(doses[0] / 1000 / ACTION_HOURS, n).astype(np.float32)
             dose = np.tile(doses[1], n).astype(np.float32)
             for step in range(8):
                 advance(imagined, same, hour + step * 0.5, drip, dose, 0.5)
             score = _score(goal, imagined, same, dose).reshape(n, N_ACTIONS)
             best = score.argmin(axis=1)
-            held["drip"] = (doses[0][best] / 1000 / STEP_HOURS).astype(np.float32)
+            held["drip"] = (doses[0][best] / 1000 / ACTION_HOURS).astype(np.float32)
             held["dose"] = doses[1][best].astype(np.float32)
         return np.zeros(n, np.float32), held["drip"], held["dose"]
 

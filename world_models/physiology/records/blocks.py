@@ -29,9 +29,14 @@ def simulated(n_patients: int, seed: int, clinician: ClinicianConfig) -> Iterato
     if seed < 0:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
     for block, first in enumerate(range(0, n_patients, BLOCK_SIZE)):
-        streams = Streams.of(np.random.SeedSequence([seed, block]))
+        streams = block_streams(seed, block)
         ward = admit(min(BLOCK_SIZE, n_patients - first), streams, clinician.cue_strength)
         yield run(ward, clinicians(clinician), RECORDED_HOURS, streams)
+
+
+def block_streams(seed: int, block: int) -> Streams:
+    """The randomness of a block's courses."""
+    return Streams.of(np.random.SeedSequence([seed, block]))
 
 
 def record_draws(seed: int, block: int) -> np.random.Generator:

@@ -74,6 +74,11 @@ class Fates:
         return cls(icu, hospital, death, in_icu | late, in_icu | in_ward)
 
 
+def stay_ids(first: int, n: int) -> Index:
+    """[n] ids of the patients from the ``first`` on."""
+    return FIRST_STAY + first + np.arange(n)
+
+
 @dataclass(frozen=True)
 class Stays:
     """The ICU stays of some courses.
@@ -120,7 +125,7 @@ class Stays:
             fates=fates,
             subject_id=FIRST_SUBJECT + number,
             hadm_id=FIRST_ADMISSION + number,
-            stay_id=FIRST_STAY + number,
+            stay_id=stay_ids(first, n),
             intime=intime,
             admittime=intime - _minutes(waited).astype("m8[m]"),
             era=rng.integers(0, len(_ERAS), n),

@@ -11,9 +11,13 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sepsis_gym.features import FEATURE_INDEX
 from world_models.physiology.batch import Column
 from world_models.physiology.body import DT, advance
-from world_models.physiology.clinician import FIRST_DOSE, FIRST_DOSE_SD, ClinicianConfig
-from world_models.physiology.courses import (
+from world_models.physiology.clinician import (
     ACTION_HOURS,
+    FIRST_DOSE,
+    FIRST_DOSE_SD,
+    ClinicianConfig,
+)
+from world_models.physiology.courses import (
     Policy,
     Streams,
     Ward,
