@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import N_FEATURES
 from world_models.physiology.batch import Column
-from world_models.physiology.bedside import N_GROUPS, Instruments, measured, read
+from world_models.physiology.bedside import N_GROUPS, TESTS, Instruments, measured, read
 from world_models.physiology.body import DT, Body, advance
 from world_models.physiology.courses import STEPS_PER_HOUR
 from world_models.physiology.people import People
 from world_models.physiology.unit import Luck, dies, drift, dying, happen, leaves, leaving
 
-_N_TESTS = Instruments.draw(0, np.random.default_rng(0)).tested.shape[1]
-_CUTS = np.cumsum([People.width(), Body.width(), N_FEATURES, N_FEATURES, _N_TESTS])
+_CUTS = np.cumsum([People.width(), Body.width(), N_FEATURES, N_FEATURES, len(TESTS)])
 
 
 @dataclass
@@ -62,7 +61,7 @@ class HourlyLuck:
     Attributes:
         unit: Of the steps.
         error: [T, n, 39] standard normal, of the instruments.
-        chance: [T, 12, n] uniform, of being measured.
+        chance: [T, 13, n] uniform, of being measured.
     """
 
     unit: Luck

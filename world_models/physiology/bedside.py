@@ -21,6 +21,7 @@ from world_models.physiology.people import People
 TESTS = ("coagulation", "liver", "albumin", "gas", "lactate", "urinary catheter")
 _EVER_TESTED = np.array([0.93, 0.62, 0.48, 0.79, 0.84, 0.60], np.float32)
 N_GROUPS = 13
+"""Groups of features that are measured together, see ``GROUP``."""
 _CORRELATION_4H = np.full(N_FEATURES, 0.60, np.float32)
 for _name, _r in {
     "heart_rate": 0.30, "sysbp": 0.15, "diabp": 0.15, "meanbp": 0.15, "spo2": 0.15,
@@ -204,7 +205,8 @@ def _finish(shown: dict[str, Column], body: Body) -> NDArray[np.float32]:
     bicarbonate, carbon_dioxide = shown["bicarbonate"], np.clip(shown["paco2"], 12, 140)
     shown["paco2"] = carbon_dioxide
     bicarbonate = np.clip(bicarbonate, 4, 55)
-    # Henderson-Hasselbalch; the rest of the gas follows from it
+    # Henderson-Hasselbalch (pK 6.1, CO2 solubility 0.0307 mmol/L/mmHg); base excess by the
+    # Van Slyke equation (Siggaard-Andersen 1977) at fixed haemoglobin
     shown["ph"] = np.clip(6.1 + np.log10(bicarbonate / (0.0307 * carbon_dioxide)), 6.7, 7.75)
     shown["total_co2"] = bicarbonate + 0.031 * carbon_dioxide
     shown["base_excess"] = 0.93 * (bicarbonate - 24.4) + 13.8 * (shown["ph"] - 7.4)

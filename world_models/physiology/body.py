@@ -1,7 +1,8 @@
 """The body of a septic patient: how infection, fluid and vasopressor move it, every 15 minutes.
 
-Eighteen slow states and the haemodynamics that follow from them. Time is in hours from ICU
-admission, volumes in litres, pressures in mmHg, doses in ug/kg/min norepinephrine equivalent.
+Slow states and the haemodynamics that follow from them, column by column in :class:`Body`. Time
+is in hours from ICU admission, volumes in litres, pressures in mmHg, doses in ug/kg/min
+norepinephrine equivalent.
 Sources of the effect sizes stand in docs/synthetic.md; the equations are ours.
 """
 
@@ -21,8 +22,15 @@ EFFECT_HILL = 1.5
 VENOUS_RETURN = 1.4
 """Stressed volume that full vasopressor effect recruits from the veins, L."""
 BASE_LOG_HAZARD = -9.95
-LATE_RISK = -3.53
-LATE_SLOPE = 1.02
+"""Log of the hourly hazard of death where ``illness`` is 0."""
+MOST_LOG_HAZARD = 0.18
+"""Its limit: 1.2 per hour."""
+LATE_RISK, LATE_SLOPE = -3.53, 1.02
+"""Log odds of death by day 90 where ``illness`` is 0, and what each unit of it adds."""
+OXYGEN_CAPACITY = 13.4
+"""mL O2/min by g/dL and L/min: 1.34 mL/g (Huefner) and 10 dL/L, nothing dissolved."""
+P50_MMHG, SATURATION_HILL = 26.8, 2.7
+"""Oxygen pressure of half saturation and steepness (Hill's equation, normal adult blood)."""
 
 
 @dataclass
@@ -36,8 +44,8 @@ class Body(Batch):
         interstitium: Interstitial volume beyond normal, L.
         contractility: 1 is normal.
         heart_rate: bpm.
-        pressure: Mean arterial pressure.
-        venous_pressure: Central venous pressure.
+        pressure: Mean arterial pressure, mmHg.
+        venous_pressure: Central venous pressure, mmHg.
         output: Cardiac output, L/min.
         stroke_volume: mL.
         lung_water: Extravascular lung water and injury.
@@ -58,19 +66,19 @@ class Body(Batch):
         ventilated: Invasive ventilation.
         fibrillation: Atrial fibrillation.
         fio2: Inspired oxygen, fraction.
-        oxygenation: PaO2 / FiO2.
+        oxygenation: PaO2 / FiO2, mmHg.
         saturation: Arterial oxygen saturation, fraction.
         urine_ml_h: Urine output.
         haemoglobin: g/dL.
-        fluid_l: Crystalloid since 12 h before admission.
-        vasopressor: Dose that runs.
-        shock_hours: Hours on vasopressor.
+        fluid_l: Crystalloid since 12 h before admission, L.
+        vasopressor: Dose that runs, ug/kg/min norepinephrine equivalent.
+        shock_hours: Hours on vasopressor since the onset, h.
         dialysed: Renal replacement running.
         steroid: Hydrocortisone running.
         diuretic: Loop diuretic acting.
         comfort: Comfort care only.
         hazard: Of death, 1/h.
-        cumulative_hazard: Since admission.
+        cumulative_hazard: Since admission, without what comfort care adds.
     """
 
     bacteria: Column
@@ -193,7 +201,7 @@ def advance(
         + 2.2 * relu(52 - body.pressure) / 9
         + 4.0 * relu(body.lactate - 6.5) / 4
     )
-    body.hazard = np.exp(np.minimum(log_hazard, 0.18))  # 1.2 per hour at most
+    body.hazard = np.exp(np.minimum(log_hazard, MOST_LOG_HAZARD))
     body.cumulative_hazard = body.cumulative_hazard + body.hazard * dt
     body.vasopressor = dose
     body.shock_hours = body.shock_hours + (dose > 0) * np.float32(dt)
@@ -292,13 +300,16 @@ def _breathe(body: Body, people: People, dt: float) -> None:
     need = clip(102 / body.oxygenation, 0.28, 1)
     target = np.where(body.ventilated > 0, np.maximum(1.12 * need, 0.40), need)
     body.fio2 = _approach(body.fio2, np.minimum(target, 1), dt, 2.0)
-    bound = (body.oxygenation * body.fio2) ** 2.7
-    body.saturation = clip(bound / (bound + np.float32(26.8**2.7)), 0.5, 0.995)
+    bound = (body.oxygenation * body.fio2) ** SATURATION_HILL
+    half = np.float32(P50_MMHG**SATURATION_HILL)
+    body.saturation = clip(bound / (bound + half), 0.5, 0.995)
 
 
 def _perfuse(body: Body, people: People, dose: Column, effect: Column, dt: float) -> Column:
     """Oxygen debt and lactate; returns the ischaemia that the vasopressor does."""
-    delivery = body.output / people.metabolic_size * body.haemoglobin * 13.4 * body.saturation
+    delivery = (
+        body.output / people.metabolic_size * body.haemoglobin * OXYGEN_CAPACITY * body.saturation
+    )
     short = relu(1 - delivery / (430 * (1 + 0.22 * body.inflammation)))
     hypotension = relu(people.threshold - body.pressure) / 16
     power = dose**1.8

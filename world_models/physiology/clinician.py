@@ -1,7 +1,8 @@
 """How clinicians dose: by the chart, by habit, and by what no chart shows.
 
-The behaviour policy of logged data. It reads charted values only, and one cue that is recorded
-nowhere: the bedside impression of shock and severity, which is what confounds real data.
+The behaviour policy of logged data. It reads the monitor, the last lactate, the hour's urine and
+oxygen (whether or not they get into the record) and one cue that is recorded nowhere: the bedside
+impression of shock and severity, which is what confounds real data.
 """
 
 from dataclasses import dataclass
@@ -61,10 +62,10 @@ def draw_style(people: People, rng: np.random.Generator) -> Style:
 
 @dataclass
 class Chart(Batch):
-    """What the clinician reads: the last charted values.
+    """What the clinician reads.
 
     Attributes:
-        pressure: Mean arterial pressure, mmHg.
+        pressure: Mean arterial pressure over the last hours, mmHg.
         lactate: Last one reported, mmol/L.
         urine_ml_h: Of the last hour.
         fio2: Inspired oxygen, fraction.
@@ -89,8 +90,8 @@ class ClinicianConfig:
     Attributes:
         decision_interval_hours: How often doses are set, 1 or 4 h; titration within the window of
             an action is what makes its recorded dose endogenous.
-        cue_strength: Weight of what no chart shows; 0 leaves no hidden confounding.
-        exploration: Share of decisions taken at random among the 25 actions.
+        cue_strength: Weight of what no chart shows; 0 takes the hidden confounder away.
+        exploration: Share of 4-h windows with a random one of the 25 actions.
         rct: Whether every action is drawn at random, once per 4 h.
     """
 
@@ -112,10 +113,11 @@ class ClinicianConfig:
 
 
 BOLUS_L = np.array([0.25, 0.5, 0.5, 1.0], np.float32)
+"""Sizes of equal chance."""
 
 
 class Decisions:
-    """Names of the [k, n] uniform and normal draws of one decision."""
+    """How many uniform and normal draws one decision takes: [6, n] and [2, n], the sixth unused."""
 
     UNIFORM, NORMAL = 6, 2
 
@@ -150,9 +152,11 @@ def titration(chart: Chart, style: Style, dose: Column) -> tuple[Column, Column]
 
 
 FIRST_DOSE, FIRST_DOSE_SD = 0.06, 0.5
+"""Median, ug/kg/min, and log deviation of the dose that is begun."""
 INERTIA = 0.10
 """Share of decisions that leave a running dose as it is."""
 SMALLEST_DOSE = 0.025
+"""Below it a dose is turned off if the pressure allows, ug/kg/min."""
 
 
 def _weans(chart: Chart, style: Style) -> NDArray[np.bool_]:
@@ -257,6 +261,8 @@ def action_probabilities(
         hour: Of the decision.
         bins: Dose levels.
         exploration: Share of decisions taken at random among the 25 published actions.
+
+    What comfort care withholds afterwards is not part of it.
     """
     dose = _dose_levels(chart, style, body, bins)
     grid = np.zeros((len(people), N_LEVELS, N_LEVELS))

@@ -69,7 +69,7 @@ class Ward:
         readings: [n, 39] of the present hour; urine is four times what is charted in it, mL.
         uncharted_ml: [n] urine since it was last charted.
         urine_ml_h: [n] its present pace.
-        pressure: [n] mean of the last charted pressures, recent ones first.
+        pressure: [n] running mean of the hourly pressures, the last one half of it, mmHg.
     """
 
     people: People
@@ -161,7 +161,10 @@ def admit(n: int, streams: Streams, cue_strength: float = 1.0) -> Ward:
 
 
 Policy = Callable[[Ward, int, np.random.Generator], tuple[Column, Column, Column]]
-"""(ward, hour, policy stream) to bolus in L, carrier in L/h and dose in ug/kg/min, for an hour."""
+"""(ward, hour, policy stream) to bolus in L, carrier in L/h and dose in ug/kg/min, for an hour.
+
+A policy remembers what it holds: make a new one for every run.
+"""
 
 
 def clinicians(config: ClinicianConfig | None = None) -> Policy:
@@ -199,7 +202,10 @@ def clinicians(config: ClinicianConfig | None = None) -> Policy:
 
 @dataclass
 class Courses:
-    """n recorded ICU courses of T hours.
+    """n ICU courses of T hours.
+
+    Everybody is followed for T hours, so that luck does not depend on who is still there: rows from
+    ``end_hour`` on tell of nobody.
 
     Attributes:
         people: Traits.
@@ -215,7 +221,8 @@ class Courses:
         end: [n] :class:`End` codes; HORIZON where the record ends first.
         end_hour: [n] when.
         late_risk: [n] probability of death by day 90 of those who left alive.
-        risk: [n] expected 90-day death of the whole course, without the luck of dying.
+        risk: [n] expected 90-day death of all T hours and after, without the luck of dying, of
+            leaving, or of comfort care.
     """
 
     people: People

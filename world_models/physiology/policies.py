@@ -68,8 +68,7 @@ def guideline(target: float = 65.0) -> Policy:
 def trial_arm(*, target: float | None = None, fluid: str = "usual") -> Policy:
     """Clinicians told to aim at a pressure, or to give fluid ``liberal``ly or ``restrictive``ly.
 
-    The instruction holds for 24 h, as in CLOVERS, for fluid, and as long as the patient is on
-    vasopressor for a pressure, as in SEPSISPAM and the 65 trial.
+    The instruction for fluid holds for 24 h, as in CLOVERS; that for a pressure all the time.
     """
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:

@@ -18,6 +18,13 @@ from world_models.physiology.people import People
 _N_EVENTS = 7
 _TONE_SD, _TONE_HOURS = 0.06, 3.0
 _DRIVE_SD, _DRIVE_HOURS = 0.18, 12.0
+"""Stationary deviations, log scale, and time constants of what drifts."""
+COMFORT_HAZARD = 0.15
+"""Of death under comfort care, 1/h, beside the body's own, which ``cumulative_hazard`` adds up."""
+LEAVING_RATE = 0.027
+"""Of those well enough, 1/h."""
+EARLIEST_LEAVING_HOUR = 14
+"""Nobody leaves before it, h from ICU admission."""
 
 
 @dataclass
@@ -42,13 +49,6 @@ class Luck:
             events.random((steps, _N_EVENTS, n), np.float32),
         )
 
-    @classmethod
-    def none(cls, steps: int, n: int) -> Self:
-        """Nothing drifts and nothing happens: the expected course."""
-        return cls(
-            np.zeros((steps, 2, n), np.float32), np.full((steps, _N_EVENTS, n), 0.5, np.float32)
-        )
-
 
 def drift(body: Body, normal: NDArray[np.float32], dt: float = DT) -> None:
     """Moves tone and drive, which the treatment has no hand in.
@@ -67,7 +67,7 @@ def drift(body: Body, normal: NDArray[np.float32], dt: float = DT) -> None:
 
 
 def happen(body: Body, people: People, hour: float | Column, chance: NDArray[np.float32]) -> None:
-    """Ventilation, rhythm, dialysis, steroids, diuretics, comfort care in one step.
+    """Ventilation, rhythm, dialysis, steroids, diuretics, comfort care in one step of ``DT``.
 
     Args:
         body: n bodies.
@@ -113,10 +113,6 @@ def _switch(body: Body, name: str, chance: Column, *, on: Column, off: Column | 
     setattr(body, name, flipped.astype(np.float32))
 
 
-COMFORT_HAZARD = 0.15
-"""Of death under comfort care, 1/h."""
-
-
 def dying(body: Body, dt: float = DT) -> Column:
     """[n] probability of death in the step."""
     hazard = body.hazard + COMFORT_HAZARD * body.comfort
@@ -139,7 +135,7 @@ def leaving(body: Body, people: People, hour: float | Column, dt: float = DT) ->
         & (body.comfort <= 0)
         & (body.fio2 < 0.5)
     )
-    return ((hour > 14) & well) * np.float32(LEAVING_RATE * dt)
+    return ((hour > EARLIEST_LEAVING_HOUR) & well) * np.float32(LEAVING_RATE * dt)
 
 
 def leaves(
@@ -147,7 +143,3 @@ def leaves(
 ) -> NDArray[np.bool_]:
     """[n] who leaves the ICU in the step."""
     return chance < leaving(body, people, hour, dt)
-
-
-LEAVING_RATE = 0.027
-"""Of those well enough, 1/h."""
