@@ -1,4 +1,6 @@
-"""From hourly readings to decision bins, as the cohort builders aggregate charted values."""
+"""From hourly values to decision bins, as the cohort builders aggregate charted values."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,21 @@ def bin_readings(
         step_hours: Length of a bin.
 
     Returns:
-        [T // step_hours, n, 39] whole bins only; NaN where nothing was charted.
+        [T // step_hours, n, 39] whole bins only; NaN where nothing was charted or could be read.
     """
-    bins = len(readings) // step_hours
-    shape = (bins, step_hours, *readings.shape[1:])
-    seen = charted[: bins * step_hours].reshape(shape)
-    values = readings[: bins * step_hours].reshape(shape)
+    return mean_of_known(whole_bins(np.where(charted, readings, np.nan), step_hours))
+
+
+def whole_bins(hourly: NDArray[Any], step_hours: int) -> NDArray[Any]:
+    """[T, ...] to [T // step_hours, step_hours, ...]; the hours of a last, shorter bin go."""
+    bins = len(hourly) // step_hours
+    return hourly[: bins * step_hours].reshape(bins, step_hours, *hourly.shape[1:])
+
+
+def mean_of_known(bins: NDArray[np.floating]) -> NDArray[np.float32]:
+    """[B, ...] mean over the second axis of what is known; NaN where nothing is."""
+    known = ~np.isnan(bins)
+    count = known.sum(1)
     # float64: the mean of values that touch a limit must not pass it by a rounding error
-    total = np.where(seen, values, 0).sum(1, dtype=np.float64)
-    count = seen.sum(1)
+    total = np.where(known, bins, 0).sum(1, dtype=np.float64)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sepsis_gym.features import FEATURE_INDEX, FEATURE_NAMES
 from world_models.physiology import bedside, calibration
-from world_models.physiology.courses import Courses, Streams, admit, clinicians, run
+from world_models.physiology.binning import bin_readings, whole_bins
+from world_models.physiology.courses import FLAGS, Courses, Streams, admit, clinicians, run
 from world_models.physiology.targets import FEATURE_TARGETS
 
 LAYERED: dict[str, bool] = {
@@ -64,17 +65,12 @@ def binned(
     courses: Courses, step_hours: int = 4
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
     """[n, T, 39] means of charted readings, [n] bins, [n, T] ventilated."""
-    hours = courses.readings.shape[0] // step_hours * step_hours
-    readings = np.where(courses.charted, courses.readings, np.nan)[:hours]
-    shape = (hours // step_hours, step_hours, *readings.shape[1:])
-    stacked = readings.reshape(shape)
-    counts = (~np.isnan(stacked)).sum(1)
-    raw = np.where(counts > 0, np.nansum(stacked, axis=1) / np.maximum(counts, 1), np.nan)
+    raw = bin_readings(courses.readings, courses.charted, step_hours)
     urine = FEATURE_INDEX["output_4hourly"]  # the charted hours add up
-    raw[..., urine] *= counts[..., urine] / step_hours
-    ventilated = courses.flags[:hours, :, 0].reshape(shape[0], step_hours, -1).max(1) > 0
-    lengths = np.minimum(courses.end_hour // step_hours, shape[0]).astype(int)
-    return raw.transpose(1, 0, 2).astype(np.float32), lengths, ventilated.T
+    raw[..., urine] *= whole_bins(courses.charted[..., urine], step_hours).mean(1)
+    tubes = whole_bins(courses.flags[..., FLAGS.index("ventilated")], step_hours)
+    lengths = np.minimum(courses.end_hour // step_hours, len(raw)).astype(int)
+    return raw.swapaxes(0, 1), lengths, tubes.max(1).T > 0
 
 
 def simulated(n: int, seed: int, hours: int = 76) -> Courses:

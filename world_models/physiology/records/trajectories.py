@@ -16,13 +16,13 @@ from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.preprocessing import HORIZON_HOURS
+from world_models.physiology.binning import mean_of_known, whole_bins
 from world_models.physiology.courses import Courses
 from world_models.physiology.records.blocks import record_draws
 from world_models.physiology.records.charting import Charting, feature
 from world_models.physiology.records.diagnoses import coded_charlson
 from world_models.physiology.records.stays import Stays, age_years
 
-Values = NDArray[np.float32]
 ROW_COLUMNS = (
     "raw", "ventilated", "fluid_ml", "norepinephrine_equivalent", "sofa_24h",
     "norepinephrine_equivalent_mean", "verbal_untestable",
@@ -108,16 +108,15 @@ def _binned(
     """Rows of every bin and patient, [B, n, ...], whether or not the patient is still there."""
 
     def bins(hourly: NDArray[Any]) -> NDArray[Any]:
-        """[T, ...] to [B, step_hours, ...]."""
-        return hourly[:n_hours].reshape(-1, step_hours, *hourly.shape[1:])
+        return whole_bins(hourly[:n_hours], step_hours)
 
     values = charting.values(courses)
-    raw = _mean(bins(values))
+    raw = mean_of_known(bins(values))
     gas = ~np.isnan(feature(values, "ph"))
     noted = np.where(gas, feature(courses.readings, "fio2"), np.nan)
     oxygen = feature(raw, "fio2")
     for fallback in (noted, charting.estimated_fio2()):
-        oxygen[:] = np.where(np.isnan(oxygen), _mean(bins(fallback)), oxygen)
+        oxygen[:] = np.where(np.isnan(oxygen), mean_of_known(bins(fallback)), oxygen)
     urine = bins(feature(values, "output_4hourly"))
     pace = np.nansum(urine, axis=1) * 4 / step_hours
     raw[..., FEATURE_INDEX["output_4hourly"]] = np.where(np.isnan(urine).all(1), np.nan, pace)
@@ -132,11 +131,3 @@ def _binned(
         "verbal_untestable": bins(charting.ventilated & looked).any(1),
         "sofa_24h": np.full(dose[:, 0].shape, np.nan, np.float32),
     }
-
-
-def _mean(bins: NDArray[np.floating]) -> Values:
-    """[B, ...] mean over the second axis of what is known; NaN where nothing is."""
-    known = ~np.isnan(bins)
-    count = known.sum(1)
-    total = np.where(known, bins, 0).sum(1, dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
