@@ -17,6 +17,9 @@ from world_models.physiology.batch import Batch, Column, relu, sigmoid
 from world_models.physiology.body import Body
 from world_models.physiology.people import People
 
+ACTION_HOURS = 4
+"""An action of the 25 lasts so long; the doses of ``ActionBins`` are fluid per so many hours."""
+
 
 @dataclass
 class Style(Batch):
@@ -313,7 +316,7 @@ def _fluid_levels(
     """[n, 5] probability of each fluid level, given whether a vasopressor runs."""
     gives = bolus_probability(chart, style, people, body.fluid_l, hour).astype(np.float64)
     runs = carrier_probability(style).astype(np.float64)
-    flow = 4000 * carrier_flow_l_h(style, dosed, hour)
+    flow = 1000 * ACTION_HOURS * carrier_flow_l_h(style, dosed, hour)
     levels = np.zeros((len(people), N_LEVELS))
     sizes = [(0.0, 1 - gives), *((1000 * size, gives / len(BOLUS_L)) for size in BOLUS_L)]
     for carrier, of_carrier in ((0 * flow, 1 - runs), (flow, runs)):

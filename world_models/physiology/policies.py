@@ -1,8 +1,11 @@
 """Policies to judge the model by: fixed doses, a guideline, trial arms, an oracle."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sepsis_gym.actions import N_ACTIONS, ActionBins
 from sepsis_gym.features import N_FEATURES
@@ -14,33 +17,45 @@ from world_models.physiology.clinician import ACTION_HOURS, Decisions, prescribe
 from world_models.physiology.courses import Policy, Ward
 from world_models.physiology.people import People
 
+Goal = Literal["pressure", "lactate", "sofa"]
+Fluid = Literal["usual", "liberal", "restrictive"]
+Choice = Callable[[Ward, int, np.random.Generator], NDArray[np.integer]]
+"""(ward, hour, policy stream) to the action of each patient."""
+
+
+def held(choose: Choice, bins: ActionBins | None = None) -> Policy:
+    """Actions of the 25, chosen anew every ``ACTION_HOURS`` and held meanwhile.
+
+    Args:
+        choose: Chooses them.
+        bins: Doses of the actions.
+    """
+    drips, doses = _rates(bins)
+    holding: dict[str, Column] = {}
+
+    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+        if hour % ACTION_HOURS == 0 or not holding:
+            action = choose(ward, hour, rng)
+            holding.update(drip=drips[action], dose=doses[action])
+        return np.zeros(len(ward.people), np.float32), holding["drip"], holding["dose"]
+
+    return policy
+
+
+def _rates(bins: ActionBins | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """[25] drip in L/h and [25] dose in ug/kg/min of the actions."""
+    fluid_ml, dose = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
+    return (fluid_ml / 1000 / ACTION_HOURS).astype(np.float32), dose.astype(np.float32)
+
 
 def fixed(action: int, bins: ActionBins | None = None) -> Policy:
     """One of the 25 actions, as long as it lasts."""
-    fluid, dose = (bins or ActionBins()).doses(np.array([action]))
-
-    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
-        n = len(ward.people)
-        drip = np.full(n, fluid[0] / 1000 / ACTION_HOURS, np.float32)
-        return np.zeros(n, np.float32), drip, np.full(n, dose[0], np.float32)
-
-    return policy
+    return held(lambda ward, hour, rng: np.full(len(ward.people), action), bins)
 
 
 def at_random(bins: ActionBins | None = None) -> Policy:
     """A random action every 4 h."""
-    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
-    held: dict[str, Column] = {}
-
-    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
-        n = len(ward.people)
-        if hour % ACTION_HOURS == 0 or not held:
-            action = rng.integers(N_ACTIONS, size=n)
-            held["drip"] = (doses[0][action] / 1000 / ACTION_HOURS).astype(np.float32)
-            held["dose"] = doses[1][action].astype(np.float32)
-        return np.zeros(n, np.float32), held["drip"], held["dose"]
-
-    return policy
+    return held(lambda ward, hour, rng: rng.integers(N_ACTIONS, size=len(ward.people)), bins)
 
 
 def guideline(target: float = 65.0) -> Policy:
@@ -65,7 +80,7 @@ def guideline(target: float = 65.0) -> Policy:
     return policy
 
 
-def trial_arm(*, target: float | None = None, fluid: str = "usual") -> Policy:
+def trial_arm(*, target: float | None = None, fluid: Fluid = "usual") -> Policy:
     """Clinicians told to aim at a pressure, or to give fluid ``liberal``ly or ``restrictive``ly.
 
     The instruction for fluid holds for 24 h, as in CLOVERS; that for a pressure all the time.
@@ -102,36 +117,28 @@ def oracle(hours: int = 8, bins: ActionBins | None = None) -> Policy:
         hours: How far it looks, the action held for the first 4 h, and then a quarter of its fluid.
         bins: Doses.
     """
-    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
-    held: dict[str, Column] = {}
+    rates = _rates(bins)
 
-    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
-        n = len(ward.people)
-        if hour % ACTION_HOURS == 0 or not held:
-            risk = lookahead(ward.body, ward.people, hour, doses, hours)
-            best = risk.argmin(axis=1)
-            held["drip"] = (doses[0][best] / 1000 / ACTION_HOURS).astype(np.float32)
-            held["dose"] = doses[1][best].astype(np.float32)
-        return np.zeros(n, np.float32), held["drip"], held["dose"]
+    def choose(ward: Ward, hour: int, rng: np.random.Generator) -> NDArray[np.integer]:
+        return lookahead(ward.body, ward.people, hour, rates, hours).argmin(axis=1)
 
-    return policy
+    return held(choose, bins)
 
 
 def lookahead(
     body: Body,
     people: People,
     hour: float,
-    doses: tuple[np.ndarray, np.ndarray],
+    rates: tuple[NDArray[np.float32], NDArray[np.float32]],
     hours: int,
     dt: float = 0.5,
-) -> np.ndarray:
-    """[n, k] expected 90-day death if each of k actions were begun now."""
-    n, k = len(people), len(doses[0])
+) -> NDArray[np.float32]:
+    """[n, k] expected 90-day death if each of k actions were begun now, [k] drips and doses."""
+    n, k = len(people), len(rates[0])
     every = np.repeat(np.arange(n), k)
     imagined, same = body.take(every), people.take(every)
     imagined.cumulative_hazard = np.zeros(n * k, np.float32)
-    drip = np.tile(doses[0] / 1000 / ACTION_HOURS, n).astype(np.float32)
-    dose = np.tile(doses[1], n).astype(np.float32)
+    drip, dose = np.tile(rates[0], n), np.tile(rates[1], n)
     for step in range(int(hours / dt)):
         share = np.float32(1.0 if step * dt < ACTION_HOURS else 0.25)
         advance(imagined, same, hour + step * dt, drip * share, dose, dt)
@@ -139,30 +146,24 @@ def lookahead(
     return (1 - alive * (1 - late_risk(imagined, same))).reshape(n, k)
 
 
-def best_by(goal: str, bins: ActionBins | None = None) -> Policy:
+def best_by(goal: Goal, bins: ActionBins | None = None) -> Policy:
     """Greedy look-ahead of 4 h for a surrogate: highest pressure, lowest lactate, lowest SOFA."""
-    doses = (bins or ActionBins()).doses(np.arange(N_ACTIONS))
-    held: dict[str, Column] = {}
+    drips, doses = _rates(bins)
 
-    def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
+    def choose(ward: Ward, hour: int, rng: np.random.Generator) -> NDArray[np.integer]:
         n = len(ward.people)
-        if hour % ACTION_HOURS == 0 or not held:
-            every = np.repeat(np.arange(n), N_ACTIONS)
-            imagined, same = ward.body.take(every), ward.people.take(every)
-            drip = np.tile(doses[0] / 1000 / ACTION_HOURS, n).astype(np.float32)
-            dose = np.tile(doses[1], n).astype(np.float32)
-            for step in range(8):
-                advance(imagined, same, hour + step * 0.5, drip, dose, 0.5)
-            score = _score(goal, imagined, same, dose).reshape(n, N_ACTIONS)
-            best = score.argmin(axis=1)
-            held["drip"] = (doses[0][best] / 1000 / ACTION_HOURS).astype(np.float32)
-            held["dose"] = doses[1][best].astype(np.float32)
-        return np.zeros(n, np.float32), held["drip"], held["dose"]
+        every = np.repeat(np.arange(n), N_ACTIONS)
+        imagined, same = ward.body.take(every), ward.people.take(every)
+        drip, dose = np.tile(drips, n), np.tile(doses, n)
+        for step in range(2 * ACTION_HOURS):
+            advance(imagined, same, hour + step * 0.5, drip, dose, 0.5)
+        return _score(goal, imagined, same, dose).reshape(n, N_ACTIONS).argmin(axis=1)
 
-    return policy
+    return held(choose, bins)
 
 
-def _score(goal: str, body: Body, people: People, dose: Column) -> np.ndarray:
+def _score(goal: Goal, body: Body, people: People, dose: Column) -> Column:
+    """[n] what is made smallest."""
     if goal == "pressure":
         return -body.pressure
     if goal == "lactate":
