@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from sepsis_gym.actions import ActionBins
 from sepsis_gym.dynamics import End, TransitionModel
 from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv
 from sepsis_gym.errors import ConfigError, UnknownNameError
@@ -14,7 +15,15 @@ from world_models.physiology.batch import Batch
 from world_models.physiology.beds import Beds, HourlyLuck, follow, foresee
 from world_models.physiology.binning import bin_readings
 from world_models.physiology.body import Body, advance, infected, late_risk
+from world_models.physiology.clinician import (
+    ClinicianConfig,
+    Decisions,
+    action_probabilities,
+    prescribe,
+)
+from world_models.physiology.courses import Streams, admit
 from world_models.physiology.people import People, draw_people
+from world_models.physiology.policies import best_by, trial_arm
 
 MAP, LACTATE, URINE = (FEATURE_INDEX[name] for name in ("meanbp", "lactate", "output_4hourly"))
 N = 400
@@ -403,6 +412,42 @@ def test_the_internal_step_is_short_enough(patients, fluid_l_h, dose):
         survived = np.exp(-body.cumulative_hazard)
         risks.append(1 - survived * (1 - late_risk(body, people)))
     assert abs(risks[0].mean() - risks[1].mean()) < 0.005
+
+
+# ------------------------------------------------------------------------- clinicians, policies
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (lambda: ClinicianConfig(decision_interval_hours=0), "decision_interval_hours .* got 0"),
+        (lambda: ClinicianConfig(exploration=1.5), "exploration .* got 1.5"),
+        (lambda: ClinicianConfig(cue_strength=float("nan")), "cue_strength .* got nan"),
+        (lambda: trial_arm(fluid="libral"), "fluid .* got 'libral'"),
+        (lambda: best_by("pressures"), "goal .* got 'pressures'"),
+    ],
+)
+def test_what_is_no_clinician_is_refused(make, wrong):
+    with pytest.raises(ConfigError, match=wrong):
+        make()
+
+
+def test_propensities_are_the_shares_of_what_is_prescribed():
+    """2,000 decisions of each of 50 clinicians: no cell is off by more than chance allows."""
+    n, draws = 50, 2000
+    streams = Streams.of(3)
+    ward, bins, rng = admit(n, streams), ActionBins(), np.random.default_rng(0)
+    chart = ward.chart(1.0)
+    known = action_probabilities(chart, ward.style, ward.people, ward.body, 0, bins)
+    np.testing.assert_allclose(known.sum(1), 1)
+    count = np.zeros_like(known)
+    for _ in range(draws):
+        bolus, carrier, dose = prescribe(
+            chart, ward.style, ward.people, ward.body, 0, Decisions.draw(n, rng)
+        )
+        count[np.arange(n), bins.action(1000 * (bolus + 4 * carrier), dose)] += 1
+    error = np.sqrt(known * (1 - known) / draws)
+    assert (np.abs(count / draws - known) <= 5 * error + 1e-3).all()
 
 
 # --------------------------------------------------------------------------------- logged stays

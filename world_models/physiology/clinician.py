@@ -5,6 +5,7 @@ oxygen (whether or not they get into the record) and one cue that is recorded no
 impression of shock and severity, which is what confounds real data.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,8 +92,8 @@ class ClinicianConfig:
     """What makes logged data hard or easy to learn from.
 
     Attributes:
-        decision_interval_hours: How often doses are set, 1 or 4 h; titration within the window of
-            an action is what makes its recorded dose endogenous.
+        decision_interval_hours: How often doses are set, 1, 2 or 4 h; titration within the window
+            of an action is what makes its recorded dose endogenous.
         cue_strength: Weight of what no chart shows; 0 takes the hidden confounder away.
         exploration: Share of 4-h windows with a random one of the 25 actions.
         rct: Whether every action is drawn at random, once per 4 h.

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.actions import N_ACTIONS, ActionBins
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.sofa import sofa_components
 from world_models.physiology.batch import Column
@@ -84,7 +85,12 @@ def trial_arm(*, target: float | None = None, fluid: Fluid = "usual") -> Policy:
     """Clinicians told to aim at a pressure, or to give fluid ``liberal``ly or ``restrictive``ly.
 
     The instruction for fluid holds for 24 h, as in CLOVERS; that for a pressure all the time.
+
+    Raises:
+        ConfigError: ``fluid`` is no arm.
     """
+    if fluid not in get_args(Fluid):
+        raise ConfigError(f"fluid must be one of {', '.join(get_args(Fluid))}, got {fluid!r}")
 
     def policy(ward: Ward, hour: int, rng: np.random.Generator) -> tuple[Column, Column, Column]:
         uniform, normal = Decisions.draw(len(ward.people), rng)
@@ -147,7 +153,13 @@ def lookahead(
 
 
 def best_by(goal: Goal, bins: ActionBins | None = None) -> Policy:
-    """Greedy look-ahead of 4 h for a surrogate: highest pressure, lowest lactate, lowest SOFA."""
+    """Greedy look-ahead of 4 h for a surrogate: highest pressure, lowest lactate, lowest SOFA.
+
+    Raises:
+        ConfigError: ``goal`` is none of them.
+    """
+    if goal not in get_args(Goal):
+        raise ConfigError(f"goal must be one of {', '.join(get_args(Goal))}, got {goal!r}")
     drips, doses = _rates(bins)
 
     def choose(ward: Ward, hour: int, rng: np.random.Generator) -> NDArray[np.integer]:
