@@ -12,8 +12,8 @@ class Check:
         name: What is tested.
         target: What it must reach.
         value: What it reached.
-        passed: Whether it did; None where it could not be run.
-        reason: Why it failed or was not run.
+        passed: Whether it did; None where it was not run or where another line judges.
+        reason: Why it failed or does not judge.
     """
 
     number: int

@@ -29,6 +29,8 @@ _TIME_COURSE = (
     "creatinine", "gcs_eye", "gcs_verbal", "gcs_motor",
 )  # fmt: skip
 WINDOW_BINS = 13
+_FEWEST = 30
+"""Patients of a stratum that tell its mortality."""
 
 
 class Seen:
@@ -157,35 +159,11 @@ def mortality(seen: Seen) -> Iterator[Check]:
     death, courses = seen.death, seen.courses
     yield within(6, "90-day mortality", float(death.mean()), 0.20, 0.30)
     sofa = first_day_sofa(seen)
-    strata = {
-        "SOFA": (
-            [(sofa >= low) & (sofa <= high) for low, high in MORTALITY_BY_SOFA],
-            MORTALITY_BY_SOFA,
-        ),
-        "lactate": (
-            [
-                (_worst_lactate(seen) >= low) & (_worst_lactate(seen) < high)
-                for low, high in MORTALITY_BY_LACTATE
-            ],
-            MORTALITY_BY_LACTATE,
-        ),
-    }
-    for what, (members, targets) in strata.items():
-        risks = [float(death[member].mean()) if member.sum() > 30 else np.nan for member in members]
-        told = [risk for risk in risks if not np.isnan(risk)]
-        off = [
-            f"{band[0]}-{band[1]}: {risk:.2f} for {wanted:.2f}"
-            for (band, wanted), risk in zip(targets.items(), risks, strict=True)
-            if abs(risk - wanted) > 0.05
-        ]
-        yield Check(
-            6,
-            f"mortality by first-day {what}: rising, each within 5 points",
-            "all strata",
-            " ".join(f"{risk:.2f}" for risk in risks),
-            bool(np.all(np.diff(told) > 0)) and not off,
-            "; ".join(off),
-        )
+    lactate = _worst_lactate(seen)
+    bands = [(sofa >= low) & (sofa <= high) for low, high in MORTALITY_BY_SOFA]
+    yield _strata("SOFA", death, bands, MORTALITY_BY_SOFA)
+    bands = [(lactate >= low) & (lactate < high) for low, high in MORTALITY_BY_LACTATE]
+    yield _strata("lactate", death, bands, MORTALITY_BY_LACTATE)
     rng = np.random.default_rng(0)
     died = rng.random(len(death)) < death
     observed = _auroc(_summary(seen), died)
@@ -203,7 +181,31 @@ def mortality(seen: Seen) -> Iterator[Check]:
     yield at_most(14, "AUROC of death from the doses alone", _auroc(doses, died), 0.70)
 
 
+def _strata(
+    what: str,
+    death: NDArray[np.floating],
+    bands: list[NDArray[np.bool_]],
+    targets: dict[tuple[int, int], float],
+) -> Check:
+    """Mortality of each band; one with too few to tell counts as off."""
+    risks = [float(death[b].mean()) if b.sum() >= _FEWEST else np.nan for b in bands]
+    off = [
+        f"{low}-{high}: {risk:.2f} for {wanted:.2f}"
+        for ((low, high), wanted), risk in zip(targets.items(), risks, strict=True)
+        if not abs(risk - wanted) <= 0.05
+    ]
+    return Check(
+        6,
+        f"mortality by first-day {what}: rising, each within 5 points",
+        "all strata",
+        " ".join(f"{risk:.2f}" for risk in risks),
+        bool(np.all(np.diff(risks) > 0)) and not off,
+        "; ".join(off),
+    )
+
+
 def _worst_lactate(seen: Seen) -> NDArray[np.float32]:
+    """[n] highest of the first day, mmol/L; -1 where none was measured."""
     lactate = seen.column("lactate")[:, :6]
     measured = ~np.isnan(lactate)
     return np.where(measured.any(1), np.where(measured, lactate, -1).max(1), -1)
