@@ -241,6 +241,34 @@ class Courses:
     risk: Column
 
 
+@dataclass
+class _Ends:
+    """How the stays of n patients end: [n] codes, hours, and risk of those who leave."""
+
+    code: NDArray[np.int8]
+    hour: Column
+    late: Column
+
+    @classmethod
+    def ahead(cls, n: int, last_hour: int) -> "_Ends":
+        """Nobody's stay is over, and the record ends at the last hour."""
+        return cls(
+            np.full(n, End.ONGOING, np.int8),
+            np.full(n, last_hour, np.float32),
+            np.zeros(n, np.float32),
+        )
+
+    def meet(self, ward: Ward, now: float, chance: NDArray[np.float32], *, leave: bool) -> None:
+        """Who dies or leaves in the step that begins now; ``chance`` is [7, n] uniform."""
+        body, people = ward.body, ward.people
+        ongoing = self.code == End.ONGOING
+        dead = ongoing & dies(body, chance[5])
+        gone = ongoing & ~dead & leaves(body, people, now, chance[6]) & leave
+        self.code[dead], self.code[gone] = End.DIED, End.DISCHARGED
+        self.hour[dead | gone] = now + DT
+        self.late[gone] = late_risk(body, people)[gone]
+
+
 def run(
     ward: Ward,
     policy: Policy,
@@ -263,12 +291,8 @@ def run(
         begin: Hour from ICU admission at which the ward is.
     """
     n, people = len(ward.people), ward.people
-    end = np.full(n, End.ONGOING, np.int8)
-    end_hour = np.full(n, begin + hours, np.float32)
-    late = np.zeros(n, np.float32)
-    rows: dict[str, list[NDArray[Any]]] = {
-        name: [] for name in ("readings", "charted", "bolus", "carrier", "dose", "flags", "hidden")
-    }
+    ends = _Ends.ahead(n, begin + hours)
+    rows: dict[str, list[NDArray[Any]]] = {name: [] for name in _RECORDED}
     for hour in range(begin, begin + hours):
         charted = ward.look(
             hour,
@@ -279,49 +303,43 @@ def run(
         kept = 1 - ward.body.comfort
         bolus, carrier, dose = bolus * kept, carrier * kept, dose * kept
         if record:
-            body = ward.body
-            rows["readings"].append(ward.readings)
-            rows["charted"].append(charted)
-            rows["bolus"].append(bolus)
-            rows["carrier"].append(carrier)
-            rows["dose"].append(dose)
-            rows["flags"].append(np.stack([getattr(body, name) for name in FLAGS], 1))
-            states = vars(body) | {"illness": illness(body, people)}
-            rows["hidden"].append(np.stack([states[name] for name in HIDDEN], 1))
+            given = {"bolus_l": bolus, "carrier_l_h": carrier, "dose": dose}
+            seen = {"readings": ward.readings, "charted": charted}
+            for name, row in (seen | given | _unseen(ward)).items():
+                rows[name].append(row)
         luck = Luck.draw(STEPS_PER_HOUR, n, streams.process, streams.events)
         for step in range(STEPS_PER_HOUR):
             now = hour + step * DT
             drift(ward.body, luck.drift[step])
             advance(ward.body, people, now, bolus + carrier, dose)
             happen(ward.body, people, now, luck.events[step])
-            ongoing = end == End.ONGOING
-            dead = ongoing & dies(ward.body, luck.events[step, 5])
-            gone = ongoing & ~dead & leaves(ward.body, people, now, luck.events[step, 6])
-            if not leave:
-                gone[:] = False
-            end[dead], end[gone] = End.DIED, End.DISCHARGED
-            end_hour[dead | gone] = now + DT
-            late[gone] = late_risk(ward.body, people)[gone]
-    ongoing = end == End.ONGOING
-    end[ongoing] = End.HORIZON
-    late[ongoing] = late_risk(ward.body, people)[ongoing]
+            ends.meet(ward, now, luck.events[step], leave=leave)
+    late = late_risk(ward.body, people)
+    ongoing = ends.code == End.ONGOING
+    ends.code[ongoing], ends.late[ongoing] = End.HORIZON, late[ongoing]
     survived = np.exp(-ward.body.cumulative_hazard)
-    stacked: dict[str, NDArray[Any]] = {
-        name: np.stack(arrays) if arrays else np.zeros((0, n)) for name, arrays in rows.items()
+    recorded: dict[str, Any] = {
+        name: np.stack(row) if row else np.zeros((0, n)) for name, row in rows.items()
     }
     return Courses(
         people=people,
         style=ward.style,
         instruments=ward.instruments,
-        readings=stacked["readings"],
-        charted=stacked["charted"],
-        bolus_l=stacked["bolus"],
-        carrier_l_h=stacked["carrier"],
-        dose=stacked["dose"],
-        flags=stacked["flags"],
-        hidden=stacked["hidden"],
-        end=end,
-        end_hour=end_hour,
-        late_risk=late,
-        risk=(1 - survived * (1 - late_risk(ward.body, people))).astype(np.float32),
+        **recorded,
+        end=ends.code,
+        end_hour=ends.hour,
+        late_risk=ends.late,
+        risk=(1 - survived * (1 - late)).astype(np.float32),
     )
+
+
+_RECORDED = ("readings", "charted", "bolus_l", "carrier_l_h", "dose", "flags", "hidden")
+
+
+def _unseen(ward: Ward) -> dict[str, NDArray[np.float32]]:
+    """[n, 5] flags and [n, 5] hidden states of the present."""
+    states = vars(ward.body) | {"illness": illness(ward.body, ward.people)}
+    return {
+        "flags": np.stack([states[name] for name in FLAGS], axis=1),
+        "hidden": np.stack([states[name] for name in HIDDEN], axis=1),
+    }
