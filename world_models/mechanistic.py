@@ -15,7 +15,7 @@ from sepsis_gym.sofa import state_sofa
 from world_models.checkpoint import load_preprocessing
 from world_models.physiology.beds import Beds, HourlyLuck, follow, foresee
 from world_models.physiology.bedside import read
-from world_models.physiology.binning import bin_readings
+from world_models.physiology.binning import bin_collected, bin_readings
 from world_models.physiology.body import Body, late_risk
 from world_models.physiology.clinician import ClinicianConfig
 from world_models.physiology.courses import Streams, admit, clinicians, run
@@ -164,7 +164,7 @@ class MechanisticModel:
         ward = admit(n, streams, self.clinician.cue_strength)
         course = run(ward, clinicians(self.clinician), hours, streams)
         values, age = self.preprocessing.first(
-            bin_readings(course.readings, course.charted, hours)[0]
+            bin_collected(course.readings, course.charted, hours)[0]
         )
         people = ward.people
         patients = Patients(

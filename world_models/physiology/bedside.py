@@ -177,8 +177,10 @@ def read(body: Body, people: People, instruments: Instruments) -> NDArray[np.flo
     return _finish(shown, body)
 
 
+CONSCIOUSNESS_ERROR = 0.62
 _ADDED = {
-    "heart_rate": 8.5, "resp_rate": 4.0, "spo2": 2.1, "temp_c": 0.39, "consciousness": 0.62,
+    "heart_rate": 8.5, "resp_rate": 4.0, "spo2": 2.1, "temp_c": 0.39,
+    "consciousness": CONSCIOUSNESS_ERROR,
     "albumin": 0.12, "bicarbonate": 1.2, "calcium_free": 0.05, "calcium_total": 0.35,
     "chloride": 1.6, "hemoglobin": 0.75, "hematocrit": 0.7, "magnesium": 0.22, "paco2": 4.6,
     "potassium": 0.48, "sodium": 2.2,

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepsis_gym.features import FEATURE_INDEX
+
 
 def bin_readings(
     readings: NDArray[np.float32], charted: NDArray[np.bool_], step_hours: int
@@ -23,6 +25,22 @@ def bin_readings(
         [T // step_hours, n, 39] whole bins only; NaN where nothing was charted or could be read.
     """
     return mean_of_known(whole_bins(np.where(charted, readings, np.nan), step_hours))
+
+
+def bin_collected(
+    readings: NDArray[np.floating], charted: NDArray[np.bool_], step_hours: int
+) -> NDArray[np.float32]:
+    """The same of recorded courses, where urine is what came since it was last charted.
+
+    Args:
+        readings: [T, n, 39] hourly readings; urine is four times the mL charted in the hour.
+        charted: [T, n, 39] which of them count.
+        step_hours: Length of a bin.
+    """
+    raw = bin_readings(readings, charted, step_hours)
+    urine = FEATURE_INDEX["output_4hourly"]  # the charted hours add up
+    raw[..., urine] *= whole_bins(charted[..., urine], step_hours).mean(1)
+    return raw
 
 
 def whole_bins(hourly: NDArray[Any], step_hours: int) -> NDArray[Any]:

@@ -5,7 +5,6 @@ oxygen (whether or not they get into the record) and one cue that is recorded no
 impression of shock and severity, which is what confounds real data.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +44,10 @@ class Style(Batch):
     maintenance: Column
 
 
+USUAL_TARGET = 65.5
+"""Mean arterial pressure that clinicians aim at, mmHg."""
+
+
 def draw_style(people: People, rng: np.random.Generator) -> Style:
     """A clinician for every patient."""
     n = len(people)
@@ -54,7 +57,7 @@ def draw_style(people: People, rng: np.random.Generator) -> Style:
 
     habit = rng.random(n, np.float32)
     return Style(
-        target=65.5 + 4.2 * normal() + 1.5 * people.hypertension,
+        target=USUAL_TARGET + 4.2 * normal() + 1.5 * people.hypertension,
         liberal=normal(),
         briskness=np.clip(0.50 + 0.20 * normal(), 0.12, 0.95),
         cap=1.6 * np.maximum(0.95 * np.exp(0.35 * normal()), 0.2),

@@ -24,7 +24,7 @@ from world_models.physiology.clinician import (
     prescribe,
 )
 from world_models.physiology.people import People, draw_people
-from world_models.physiology.unit import Luck, dies, drift, happen, leaves
+from world_models.physiology.unit import Luck, dies, drift, happen, leaves, risk_per_hour
 
 STEPS_PER_HOUR = round(1 / DT)
 HOURS_BEFORE = 12
@@ -157,6 +157,7 @@ def admit(n: int, streams: Streams, cue_strength: float = 1.0) -> Ward:
             dose = dose if hour >= -4 else nothing
         ward.live(hour, fluid, dose, Luck.draw(STEPS_PER_HOUR, n, streams.patient, streams.patient))
     ward.body.cumulative_hazard[:] = 0
+    ward.uncharted_ml[:] = 0
     return ward
 
 
@@ -243,11 +244,19 @@ class Courses:
 
 @dataclass
 class _Ends:
-    """How the stays of n patients end: [n] codes, hours, and risk of those who leave."""
+    """How the stays of n patients end.
+
+    Attributes:
+        code: [n] :class:`End` codes.
+        hour: [n] when.
+        late: [n] risk of death by day 90 of those who left.
+        log_alive: [n] log probability of being alive, whoever happens to die.
+    """
 
     code: NDArray[np.int8]
     hour: Column
     late: Column
+    log_alive: Column
 
     @classmethod
     def ahead(cls, n: int, last_hour: int) -> "_Ends":
@@ -255,6 +264,7 @@ class _Ends:
         return cls(
             np.full(n, End.ONGOING, np.int8),
             np.full(n, last_hour, np.float32),
+            np.zeros(n, np.float32),
             np.zeros(n, np.float32),
         )
 
@@ -267,6 +277,9 @@ class _Ends:
         self.code[dead], self.code[gone] = End.DIED, End.DISCHARGED
         self.hour[dead | gone] = now + DT
         self.late[gone] = late_risk(body, people)[gone]
+        # the expectation stops with those who leave, and knows nothing of who happens to die
+        hazard = np.where(self.code == End.DISCHARGED, 0, risk_per_hour(body))
+        self.log_alive = self.log_alive - hazard * np.float32(DT)
 
 
 def run(
@@ -314,10 +327,9 @@ def run(
             advance(ward.body, people, now, bolus + carrier, dose)
             happen(ward.body, people, now, luck.events[step])
             ends.meet(ward, now, luck.events[step], leave=leave)
-    late = late_risk(ward.body, people)
-    ongoing = ends.code == End.ONGOING
-    ends.code[ongoing], ends.late[ongoing] = End.HORIZON, late[ongoing]
-    survived = np.exp(-ward.body.cumulative_hazard)
+    stayed = ends.code != End.DISCHARGED
+    ends.late[stayed] = late_risk(ward.body, people)[stayed]
+    ends.code[ends.code == End.ONGOING] = End.HORIZON
     recorded: dict[str, Any] = {
         name: np.stack(row) if row else np.zeros((0, n)) for name, row in rows.items()
     }
@@ -329,7 +341,7 @@ def run(
         end=ends.code,
         end_hour=ends.hour,
         late_risk=ends.late,
-        risk=(1 - survived * (1 - late)).astype(np.float32),
+        risk=(1 - np.exp(ends.log_alive) * (1 - ends.late)).astype(np.float32),
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.features import FEATURE_INDEX, FEATURE_NAMES
 from world_models.physiology import bedside, calibration
-from world_models.physiology.binning import bin_readings, whole_bins
+from world_models.physiology.binning import bin_collected, whole_bins
 from world_models.physiology.courses import FLAGS, Courses, Streams, admit, clinicians, run
 from world_models.physiology.targets import FEATURE_TARGETS
 
@@ -65,9 +65,7 @@ def binned(
     courses: Courses, step_hours: int = 4
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
     """[n, T, 39] means of charted readings, [n] bins, [n, T] ventilated."""
-    raw = bin_readings(courses.readings, courses.charted, step_hours)
-    urine = FEATURE_INDEX["output_4hourly"]  # the charted hours add up
-    raw[..., urine] *= whole_bins(courses.charted[..., urine], step_hours).mean(1)
+    raw = bin_collected(courses.readings, courses.charted, step_hours)
     tubes = whole_bins(courses.flags[..., FLAGS.index("ventilated")], step_hours)
     lengths = np.minimum(courses.end_hour // step_hours, len(raw)).astype(int)
     return raw.swapaxes(0, 1), lengths, tubes.max(1).T > 0
@@ -116,7 +114,8 @@ def fit_gcs(n: int) -> dict[str, tuple[float, ...]]:
     for hour in range(0, 72, 6):
         run(ward, clinicians(), 6, streams, record=False, leave=False, begin=hour)
         level = bedside.truth(ward.body, ward.people, ward.instruments.offset)["consciousness"]
-        level = level + 0.5 * ward.instruments.error[:, FEATURE_INDEX["gcs_eye"]]
+        error = ward.instruments.error[:, FEATURE_INDEX["gcs_eye"]]
+        level = level + bedside.CONSCIOUSNESS_ERROR * error
         seen.append(level)
         awake.append(level[ward.body.ventilated <= 0])
     cuts = {}

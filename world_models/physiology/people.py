@@ -169,7 +169,7 @@ def draw_people(n: int, rng: np.random.Generator) -> People:
         ),
         lung_injury=log_normal(np.where(rng.random(n) < 0.42, 1.6, 0.45).astype(np.float32), 0.35),
         vasopressor_harm=log_normal(1, 0.35),
-        frailty=normal(0.32 * severity, 0.82),
+        frailty=normal(0.32 * severity, 0.87),
         creatinine=log_normal(0.80 * np.exp(0.10 * male), 0.22),
         bun=log_normal(16.5, 0.35),
         platelet=log_normal(218 * np.where(cirrhosis > 0, 0.5, 1).astype(np.float32), 0.45),

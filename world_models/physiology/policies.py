@@ -14,7 +14,7 @@ from sepsis_gym.sofa import sofa_components
 from world_models.physiology.batch import Column
 from world_models.physiology.bedside import truth
 from world_models.physiology.body import Body, advance, late_risk
-from world_models.physiology.clinician import ACTION_HOURS, Decisions, prescribe
+from world_models.physiology.clinician import ACTION_HOURS, USUAL_TARGET, Decisions, prescribe
 from world_models.physiology.courses import Policy, Ward
 from world_models.physiology.people import People
 
@@ -97,7 +97,7 @@ def trial_arm(*, target: float | None = None, fluid: Fluid = "usual") -> Policy:
         style = ward.style
         if target is not None:
             aimed = np.full(len(ward.people), target, np.float32)
-            style = replace(style, target=aimed + (style.target - style.target.mean()) * 0.3)
+            style = replace(style, target=aimed + 0.3 * (style.target - USUAL_TARGET))
         chart = ward.chart(1.0)
         bolus, carrier, dose = prescribe(
             chart, style, ward.people, ward.body, hour, (uniform, normal)

@@ -113,10 +113,14 @@ def _switch(body: Body, name: str, chance: Column, *, on: Column, off: Column | 
     setattr(body, name, flipped.astype(np.float32))
 
 
+def risk_per_hour(body: Body) -> Column:
+    """[n] hazard of death, 1/h, comfort care included."""
+    return body.hazard + COMFORT_HAZARD * body.comfort
+
+
 def dying(body: Body, dt: float = DT) -> Column:
     """[n] probability of death in the step."""
-    hazard = body.hazard + COMFORT_HAZARD * body.comfort
-    return 1 - np.exp(-hazard * np.float32(dt))
+    return 1 - np.exp(-risk_per_hour(body) * np.float32(dt))
 
 
 def dies(body: Body, chance: Column, dt: float = DT) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sepsis_gym.features import FEATURE_INDEX
 from world_models.physiology.batch import Column
 from world_models.physiology.body import DT, Body, advance, infected, late_risk
 from world_models.physiology.courses import (
@@ -42,14 +43,14 @@ def ward_at(n: int, seed: int, hours: int = 0) -> Ward:
 
 
 def followed(
-    ward: Ward, fluid_l_h: Callable[[float], float], dose: Column, hours: float
+    ward: Ward, fluid_l_h: Callable[[float], float], dose: Column, hours: float, begin: float = 6
 ) -> list[Body]:
     """The bodies after every 15 minutes of a treatment, with no luck at all."""
     body, n = ward.body.copy(), len(ward.people)
     states = []
     for step in range(round(hours / DT)):
         flow = np.full(n, fluid_l_h(step * DT), np.float32)
-        advance(body, ward.people, step * DT, flow, dose)
+        advance(body, ward.people, begin + step * DT, flow, dose)
         states.append(body.copy())
     return states
 
@@ -174,6 +175,11 @@ def _titrated(ward: Ward) -> Iterator[Check]:
     yield _effect("cardiac output as MAP goes from 65 to 85, % (Thooft 2011)", gain, 10.0)
 
 
+def _fluid_24h(courses: Courses) -> Column:
+    """[n] litres in the first day."""
+    return (courses.bolus_l + courses.carrier_l_h)[:24].sum(0)
+
+
 def trials(n: int, seed: int) -> Iterator[Check]:
     """Test 8: trial arms on the same patients; points of expected 90-day death."""
 
@@ -192,8 +198,17 @@ def trials(n: int, seed: int) -> Iterator[Check]:
 
     liberal = difference(trial_arm(fluid="liberal"), trial_arm(fluid="restrictive"), hypotensive)
     yield within(8, "CLOVERS: liberal - restrictive fluid, points", liberal, -2.6, 4.4, 1)
+    more, less = (
+        risk_of(trial_arm(fluid=fluid), n, seed, hypotensive)
+        for fluid in ("liberal", "restrictive")
+    )
+    apart = (_fluid_24h(more) - _fluid_24h(less)).mean()
+    yield within(8, "CLOVERS: the arms differ by, L in 24 h (2.1)", float(apart), 1.4, 2.8, 1)
     high = difference(trial_arm(target=82.5), trial_arm(target=67.5), on)
     yield within(8, "SEPSISPAM: high - low pressure, points", high, -4, 9, 1)
+    arms = [risk_of(trial_arm(target=target), n, seed, on) for target in (82.5, 67.5)]
+    pressures = [float(arm.readings[4:, :, FEATURE_INDEX["meanbp"]].mean()) for arm in arms]
+    yield at_least(8, "SEPSISPAM: the arms differ by, mmHg", pressures[0] - pressures[1], 8, 1)
     permissive = difference(trial_arm(target=62.5), trial_arm(target=69), old)
     yield within(8, "65 trial: permissive - usual pressure, points", permissive, -6, 2, 1)
 

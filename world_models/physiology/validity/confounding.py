@@ -40,8 +40,10 @@ def sign_reversal(n: int, seed: int) -> Iterator[Check]:
     crude = 100 * float(logged.risk[early].mean() - logged.risk[~early].mean())
     yield at_least(15, "crude risk difference of early vasopressor, points", crude, 8, 1)
     held = risk_of(withheld(clinicians()), n, seed)
-    harm = 100 * float((held.risk - logged.risk)[early].mean())
-    yield at_least(15, "harm of withholding it from the same patients, points", harm, 0, 1)
+    harm = 100 * (held.risk - logged.risk)[early]
+    error = float(harm.std() / np.sqrt(len(harm)))
+    name = "harm of withholding it from the same patients, points, above 3 SE"
+    yield at_least(15, name, float(harm.mean()), 3 * error, 1)
 
 
 LADDER = {
@@ -122,11 +124,15 @@ def _effect_of_starting(cue: float, n: int, seed: int) -> tuple[float, float]:
             arms.append(body.lactate)
         effects.append(arms[0] - arms[1])
     table = np.concatenate(rows)
-    basis = PolynomialFeatures(3).fit_transform(StandardScaler().fit_transform(table[:, :4]))
-    model = Ridge(alpha=1.0, fit_intercept=False).fit(
-        np.column_stack([table[:, 4], basis]), table[:, 5]
-    )
-    return float(model.coef_[0]), float(np.concatenate(effects).mean())
+    basis = PolynomialFeatures(2).fit_transform(StandardScaler().fit_transform(table[:, :4]))
+    started = table[:, 4] > 0
+    # one fit for the started and one for the others, each asked about all of them
+    predicted = [
+        Ridge(alpha=1.0, fit_intercept=False).fit(basis[arm], table[arm, 5]).predict(basis)
+        for arm in (started, ~started)
+    ]
+    estimate = float((predicted[0] - predicted[1]).mean())
+    return estimate, float(np.concatenate(effects).mean())
 
 
 def _noting(policy: Policy, read: dict[str, NDArray[np.floating]]) -> Policy:

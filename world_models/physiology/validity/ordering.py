@@ -35,7 +35,9 @@ def ordering(n: int, seeds: tuple[int, ...]) -> Iterator[Check]:
         "lowest lactate": lambda: best_by("lactate"),
         "lowest SOFA": lambda: best_by("sofa"),
     }
-    policies |= {f"static {action}": _static(action) for action in (5, 6, 10, 11, 15, 16, 20, 21)}
+    first = [risk_of(fixed(action), n, seeds[0]).risk.mean() for action in range(N_ACTIONS)]
+    likely = np.argsort(first)[:3]  # the best of all seeds is among the best of one
+    policies |= {f"static {action}": _static(int(action)) for action in likely}
     risks = {
         name: np.array([risk_of(make(), n, seed).risk.mean() for seed in seeds])
         for name, make in policies.items()
@@ -75,10 +77,15 @@ def _gap(
     )
 
 
+_TIE = 1e-4
+"""Risks that differ by less are one: a little fluid changes nothing for the stable."""
+
+
 def no_free_lunch(n: int, seed: int) -> Iterator[Check]:
     """Test 12: the best constant action differs from patient to patient."""
     risk = np.stack([risk_of(fixed(action), n, seed).risk for action in range(N_ACTIONS)], axis=1)
-    share = np.bincount(risk.argmin(1), minlength=N_ACTIONS) / n
+    best = risk <= risk.min(axis=1, keepdims=True) + _TIE
+    share = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)  # ties belong to all of them
     yield at_most(12, "share of patients for whom one action is best", float(share.max()), 0.45)
     yield at_least(12, "actions that are best for 1% or more", float((share >= 0.01).sum()), 8, 0)
     gain = 100 * float(risk.mean(0).min() - risk.min(1).mean())
