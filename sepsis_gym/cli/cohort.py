@@ -1,8 +1,10 @@
 """``sepsis-gym cohort``: trajectories from MIMIC-IV, CLIF or simulated patients."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +18,12 @@ from sepsis_gym.cohort.describe import describe
 from sepsis_gym.cohort.describe_render import to_text, write_description
 from sepsis_gym.cohort.mimic import MimicConfig, build_mimic
 from sepsis_gym.errors import ConfigError
-from sepsis_gym.files import check_target
+from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import SPLITS, Trajectories
 from world_models.physiology import ACTION_HOURS, ClinicianConfig
+
+if TYPE_CHECKING:
+    from world_models.physiology.validity.checks import Check
 
 app = SubcommandApp()
 
@@ -109,6 +114,56 @@ def describe_cohort(cohort: Path, out: Path | None = None) -> None:
     console.print(Text(to_text(description, width=console.width)), end="", soft_wrap=True)
     if out is not None:
         console.print(f"written to {out}", soft_wrap=True)
+
+
+@app.command(name="validate")
+def validate_synthetic(
+    patients: int = 4000,
+    seed: int = 1,
+    mimic_demo: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Runs the tests a reviewer would on the mechanistic patients, and lists what failed.
+
+    Args:
+        patients: Of each test, 200 or more.
+        seed: The first of four.
+        mimic_demo: Folder of the open MIMIC-IV demo (hosp/ and icu/) to compare with.
+        out: Folder for validity.json and pictures (the ``figures`` extra); none is written if not
+            given.
+    """
+    from world_models.physiology.validity import unfitted_seed, validate
+
+    if out is not None:
+        from world_models.physiology.validity.figures import write_figures
+
+        check_target(out)
+    seeds = tuple(range(seed, seed + 4))
+    checks = validate(patients, seeds, mimic_demo)
+    print_checks(checks)
+    if out is not None:
+        table = [asdict(check) for check in checks]
+        content = {"patients": patients, "seeds": seeds, "checks": table}
+        with whole_folder(out) as folder:
+            (folder / "validity.json").write_text(json.dumps(content, indent=1))
+            write_figures(folder, min(patients, 4000), unfitted_seed(seed))
+        print(f"written to {out}")
+
+
+def print_checks(checks: "Sequence[Check]") -> None:
+    """Prints a validity table and how many passed."""
+    table = Table("", "test", "target", "value", "", title="Validity of the mechanistic patients")
+    verdicts = {True: "pass", False: "FAIL", None: "not run"}
+    for check in checks:
+        verdict = verdicts[check.passed]
+        name = f"{check.name}\n({check.reason})" if check.reason else check.name
+        cells = (f"{check.number}", name, check.target, check.value, verdict)
+        table.add_row(*map(Text, cells), style="bold" if check.passed is False else "")
+    console = Console()
+    console.print(table)
+    counts = [sum(check.passed is passed for check in checks) for passed in verdicts]
+    console.print(f"{counts[0]} passed, {counts[1]} failed, {counts[2]} not run")
+    console.print("Research software, never for patient care.")
 
 
 def build_synthetic(

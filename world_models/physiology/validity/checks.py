@@ -8,7 +8,7 @@ class Check:
     """A test that a reviewer would run on synthetic patients.
 
     Attributes:
-        number: Of the list in docs/synthetic.md.
+        number: Of the list in docs/synthetic.md; 0 for what the build recovers of its tables.
         name: What is tested.
         target: What it must reach.
         value: What it reached.

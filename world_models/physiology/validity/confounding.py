@@ -30,7 +30,7 @@ from world_models.physiology.policies import (
     withheld,
 )
 from world_models.physiology.validity.causal import constant, followed, risk_of, ward_at
-from world_models.physiology.validity.checks import Check, at_least
+from world_models.physiology.validity.checks import Check, at_least, at_most
 
 
 def sign_reversal(n: int, seed: int) -> Iterator[Check]:
@@ -57,25 +57,16 @@ EFFECT_DOSE = 0.13
 
 def ladder(n: int, seed: int) -> Iterator[Check]:
     """Test 16: bias of one estimator of the effect of a dose on MAP, as logs get better."""
-    biases = []
-    for name, config in LADDER.items():
-        estimate, true = _effect_on_pressure(config, n, seed)
-        biases.append(abs(estimate / true - 1))
-        yield Check(
-            16,
-            f"effect of {EFFECT_DOSE} ug/kg/min on MAP, {name}",
-            f"{true:.1f} mmHg",
-            f"{estimate:.1f} mmHg, bias {100 * biases[-1]:.0f}%",
-            None if len(biases) < len(LADDER) else bool(biases[-1] < 0.15),
-            "a rung of the ladder; the last line judges" if len(biases) < len(LADDER) else "",
-        )
-    falling = all(b < a + 0.02 for a, b in pairwise(biases))
+    estimates = {name: _effect_on_pressure(config, n, seed) for name, config in LADDER.items()}
+    biases = [abs(estimate / true - 1) for estimate, true in estimates.values()]
+    effect = f"effect of {EFFECT_DOSE} ug/kg/min on MAP"
+    yield at_most(16, f"bias of the {effect} in a randomised log", biases[-1], 0.15)
     yield Check(
         16,
-        "bias shrinks from rung to rung",
+        f"bias of the {effect} shrinks: {', '.join(LADDER)}",
         "falling",
-        " ".join(f"{b:.2f}" for b in biases),
-        falling,
+        ", ".join(f"{estimate:.1f} for {true:.1f} mmHg" for estimate, true in estimates.values()),
+        all(b < a + 0.02 for a, b in pairwise(biases)),
     )
     for cue, wanted in ((0.0, True), (1.0, False)):
         estimate, true = _effect_of_starting(cue, 16 * n, seed + 1)

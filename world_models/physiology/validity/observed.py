@@ -78,18 +78,23 @@ def marginals(seen: Seen) -> Iterator[Check]:
     )
 
 
+def persistence(seen: Seen, name: str) -> tuple[float, float]:
+    """Lag-1 correlation of a feature's bins and deviation of its steps, logarithmic as targeted."""
+    values = seen.column(name)
+    if name in LOG_STEP:
+        values = np.log(np.maximum(values, 0.05))
+    before, after = values[:, :-1], values[:, 1:]
+    both = ~np.isnan(before) & ~np.isnan(after)
+    lag = np.corrcoef(before[both], after[both])[0, 1]
+    return float(lag), float((after - before)[both].std())
+
+
 def time_courses(seen: Seen) -> Iterator[Check]:
     """Test 4."""
     far: list[str] = []
     for name in _TIME_COURSE:
         target = FEATURE_TARGETS[name]
-        values = seen.column(name)
-        if name in LOG_STEP:
-            values = np.log(np.maximum(values, 0.05))
-        before, after = values[:, :-1], values[:, 1:]
-        both = ~np.isnan(before) & ~np.isnan(after)
-        lag = np.corrcoef(before[both], after[both])[0, 1]
-        step = (after - before)[both].std()
+        lag, step = persistence(seen, name)
         if target.lag1 is not None and abs(lag - target.lag1) > 0.12:
             far.append(f"{name} r {lag:.2f} for {target.lag1}")
         if target.step_sd is not None and not 0.65 <= step / target.step_sd <= 1.35:
