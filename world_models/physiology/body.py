@@ -388,7 +388,7 @@ def illness(body: Body, people: People) -> Column:
         + 0.80 * np.minimum(body.liver, 2.5)
         + 0.55 * np.minimum(body.encephalopathy, 2)
         + 0.55 * np.minimum(body.debt, 2.2)
-        + 0.05 * np.minimum(relu(body.lactate - 1.5), 9)
+        + 0.04 * np.minimum(relu(body.lactate - 1.5), 9)
         + np.minimum(body.ischaemia, 2.5)
         + 0.70 * relu(0.8 - body.contractility)
         + 0.14 * relu(body.interstitium / people.size - 4)
