@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError('matplotlib is missing: pip install "sepsis-gym[figures]"') from error
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 9,

@@ -1,6 +1,7 @@
 """Validity of what is seen: marginals, time courses, identities, mortality."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,7 @@ _TIME_COURSE = (
     "creatinine", "gcs_eye", "gcs_verbal", "gcs_motor",
 )  # fmt: skip
 WINDOW_BINS = 13
-_FEWEST = 30
-"""Patients of a stratum that tell its mortality."""
+_FEWEST_IN_STRATUM = 30
 
 
 class Seen:
@@ -163,12 +163,8 @@ def mortality(seen: Seen) -> Iterator[Check]:
     """Tests 6 and 14."""
     death, courses = seen.death, seen.courses
     yield within(6, "90-day mortality", float(death.mean()), 0.20, 0.30)
-    sofa = first_day_sofa(seen)
-    lactate = _worst_lactate(seen)
-    bands = [(sofa >= low) & (sofa <= high) for low, high in MORTALITY_BY_SOFA]
-    yield _strata("SOFA", death, bands, MORTALITY_BY_SOFA)
-    bands = [(lactate >= low) & (lactate < high) for low, high in MORTALITY_BY_LACTATE]
-    yield _strata("lactate", death, bands, MORTALITY_BY_LACTATE)
+    yield _by_stratum("SOFA", first_day_sofa(seen), 1, MORTALITY_BY_SOFA, death)
+    yield _by_stratum("lactate", _worst_lactate(seen), 0, MORTALITY_BY_LACTATE, death)
     rng = np.random.default_rng(0)
     died = rng.random(len(death)) < death
     observed = _auroc(_summary(seen), died)
@@ -186,19 +182,23 @@ def mortality(seen: Seen) -> Iterator[Check]:
     yield at_most(14, "AUROC of death from the doses alone", _auroc(doses, died), 0.70)
 
 
-def _strata(
+def _by_stratum(
     what: str,
+    severity: NDArray[Any],
+    beyond: int,
+    targets: Mapping[tuple[int, int], float],
     death: NDArray[np.floating],
-    bands: list[NDArray[np.bool_]],
-    targets: dict[tuple[int, int], float],
 ) -> Check:
-    """Mortality of each band; one with too few to tell counts as off."""
-    risks = [float(death[b].mean()) if b.sum() >= _FEWEST else np.nan for b in bands]
-    off = [
-        f"{low}-{high}: {risk:.2f} for {wanted:.2f}"
-        for ((low, high), wanted), risk in zip(targets.items(), risks, strict=True)
-        if not abs(risk - wanted) <= 0.05
-    ]
+    """Mortality of each stratum, whose values lie below its last one plus ``beyond``."""
+    risks, off = [], []
+    for (low, high), wanted in targets.items():
+        member = (severity >= low) & (severity < high + beyond)
+        if member.sum() < _FEWEST_IN_STRATUM:
+            off.append(f"{low}-{high}: {member.sum()} patients")
+            continue
+        risks.append(float(death[member].mean()))
+        if abs(risks[-1] - wanted) > 0.05:
+            off.append(f"{low}-{high}: {risks[-1]:.2f} for {wanted:.2f}")
     return Check(
         6,
         f"mortality by first-day {what}: rising, each within 5 points",

@@ -74,7 +74,7 @@ def transfer(synthetic: Trajectories, real: Trajectories) -> Iterator[Check]:
 def _pairs(cohort: Trajectories) -> tuple[Values, Values, NDArray[np.int64]]:
     """[k, 6] vitals of a bin and of the next, all measured, and [k] whose."""
     columns = [FEATURE_INDEX[name] for name in VITALS]
-    whole: NDArray[np.bool_] = cohort.measured[:, columns].all(axis=1)
+    whole = cohort.measured[:, columns].sum(1) == len(columns)
     first = np.flatnonzero(cohort.is_decision)
     first = first[whole[first] & whole[first + 1]]
     values = cohort.values[:, columns].astype(np.float64)
