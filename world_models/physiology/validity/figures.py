@@ -65,6 +65,7 @@ _NAMES = {
     "output_4hourly": "Urine",
 }
 _UNITS = {"output_4hourly": "ln mL/4 h", "ph": "", "fio2": "", "inr": "", "temp_c": "°C"}
+_GRAINS = {"fio2": 0.05}
 
 
 def write_figures(folder: Path, n: int, seed: int) -> None:
@@ -102,7 +103,8 @@ def marginals_figure(seen: Seen) -> Figure:
             measured = np.log1p(measured)
         elif feature.name == "base_excess":
             measured = measured[measured > 0]
-        _marginal(axes[index], measured, imputed[:, index], FEATURE_TARGETS[feature.name])
+        target, grain = FEATURE_TARGETS[feature.name], _GRAINS.get(feature.name)
+        _marginal(axes[index], measured, imputed[:, index], target, grain or _grain(measured))
         unit = _UNITS.get(feature.name, feature.unit)
         title = label(feature.name) + (f" ({unit})" if unit else "")
         axes[index].set_title(title, loc="left")
@@ -118,12 +120,17 @@ def marginals_figure(seen: Seen) -> Figure:
 
 
 def _marginal(
-    axes: Any, measured: NDArray[np.float32], imputed: NDArray[np.float32], target: Target
+    axes: Any,
+    measured: NDArray[np.float32],
+    imputed: NDArray[np.float32],
+    target: Target,
+    grain: float,
 ) -> None:
     low, high = np.quantile(measured, (0.005, 0.975))
     low = max(min(low, target.mean - 1.15 * target.sd), measured.min())
     high = max(high, target.mean + 1.15 * target.sd)
-    edges = _edges(measured, low, high)
+    width = grain * max(1, round((high - low) / 30 / grain))
+    edges = np.arange(low // grain * grain - grain / 2, high + width, width)
     counts, _, _ = axes.hist(measured, edges, color=BLUE, alpha=0.35, lw=0)
     top = counts.max()
     for height, mean, sd, colour, marker in (
@@ -137,12 +144,10 @@ def _marginal(
     axes.locator_params(axis="x", nbins=4)
 
 
-def _edges(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float64]:
-    """Of classes that hold equally many of the values that can be charted."""
-    digits = [d for d in (0, 1, 2) if (np.abs(values - values.round(d)) < 1e-4).mean() > 0.9]
-    grain = 10.0 ** -digits[0] if digits else 0.01
-    width = grain * max(1, round((high - low) / 30 / grain))
-    return np.arange(low // grain * grain - grain / 2, high + width, width)
+def _grain(values: NDArray[np.float32]) -> float:
+    """To what most values are rounded: classes of whole grains hold equally many of them."""
+    digits = [d for d in (0, 1, 2) if (np.abs(values - values.round(d)) < 1e-4).mean() > 0.6]
+    return 10.0 ** -digits[0] if digits else 0.01
 
 
 def persistence_figure(seen: Seen) -> Figure:
