@@ -75,7 +75,7 @@ def test_every_number_has_a_check(checks):
         "oracle < lowest SOFA",
         "AUROC of death from the doses alone",
         "crude risk difference of early vasopressor, points",
-        "harm of withholding it from the same patients, points",
+        "harm of withholding it from the same patients, points, above 3 SE",
         "bias of the effect of 0.13 ug/kg/min on MAP in a randomised log",
         "hidden columns in hosp/ and icu/",
     ],
