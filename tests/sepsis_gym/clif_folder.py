@@ -34,6 +34,9 @@ LABS = """
 """(itemid, lab_category, reference_unit, what the value is multiplied by); gases by vessel."""
 MEDICATIONS = """
     (221906, 'norepinephrine', 'NORepinephrine 8 mg/250 mL', 'mcg/kg/min', 1),
+    (221289, 'epinephrine', 'EPINEPHrine', 'mcg/kg/min', 1),
+    (221662, 'dopamine', 'DOPamine', 'mcg/kg/min', 1),
+    (221653, 'dobutamine', 'DOBUTamine', 'mcg/kg/min', 1),
     (221749, 'phenylephrine', 'phenylephrine', 'mcg/kg/hr', 60),
     (222315, 'vasopressin', 'vasopressin 20 units/100 mL', 'units/min', 1 / 60),
     (225943, 'sodium chloride', 'NaCl 0.9%', 'mL/hour', 1),
@@ -72,7 +75,9 @@ QUERIES = {
         FROM chartevents JOIN (VALUES (220045, 'heart_rate'), (220210, 'respiratory_rate'),
             (220277, 'spo2'), (220050, 'sbp'), (220179, 'sbp'), (220051, 'dbp'), (220180, 'dbp'),
             (220052, 'map'), (220181, 'map'), (223761, 'temp_c'), (223762, 'temp_c'),
-            (226512, 'weight_kg')) v (item, category) ON item = itemid::INTEGER
+            (225309, 'sbp'), (225310, 'dbp'), (225312, 'map'), (224690, 'respiratory_rate'),
+            (226512, 'weight_kg'), (224639, 'weight_kg')) v (item, category)
+            ON item = itemid::INTEGER
         UNION ALL SELECT hadm_id, utc(starttime), 'weight_kg', patientweight::DOUBLE
         FROM inputevents""",
     "patient_assessments": """
@@ -89,8 +94,9 @@ QUERIES = {
             max(CASE value WHEN 'CMV/ASSIST' THEN 'Assist Control-Volume Control' END)
             AS mode_category, avg(CASE WHEN valuenum::DOUBLE > 1 THEN valuenum::DOUBLE / 100
             ELSE valuenum::DOUBLE END) FILTER (itemid = '223835') AS fio2_set,
-            max(valuenum::DOUBLE) FILTER (itemid = '223834') AS lpm_set
-        FROM chartevents WHERE itemid IN ('226732', '223849', '223835', '223834')
+            max(valuenum::DOUBLE) FILTER (itemid IN ('223834', '227287')) AS lpm_set
+        FROM chartevents
+        WHERE itemid IN ('226732', '223849', '223835', '223834', '227287')
         GROUP BY hadm_id, charttime
         """,
     "labs": f"""

@@ -22,6 +22,7 @@ from clif_folder import (
 
 from sepsis_gym.cli import main
 from sepsis_gym.cohort.clif import ClifFolder, build_clif
+from sepsis_gym.cohort.items import FLUID_TONICITY
 from sepsis_gym.cohort.mimic import build_mimic
 from sepsis_gym.cohort.tables import TABLES, MimicFolder
 from sepsis_gym.errors import ConfigError, SchemaError, SourceError
@@ -32,10 +33,13 @@ from world_models.physiology.records.tables import write_tables
 DEMO = os.environ.get("SEPSIS_GYM_MIMIC_DEMO")
 ZONE = "Etc/GMT+5"
 LOST = ("base_excess", "total_co2", "hematocrit")
-LOST_ITEMS = pa.array([50802, 50804, 50816, 51221])
+LOST_ITEMS = pa.array([50802, 50804, 50810, 50816, 51221])
 """Base excess, total CO2, the FiO2 noted with a gas, hematocrit."""
 
 FINGERSTICK = 225664
+UNMAPPED_FLUIDS = pa.array(
+    [item for item in FLUID_TONICITY if item not in (225158, 225828, 225943)]
+)
 AS_TEXT = pa_csv.ConvertOptions(column_types={"value": pa.string()})
 
 
@@ -48,6 +52,7 @@ def mimic(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hosp/labevents": lambda table: pc.is_in(table["itemid"], LOST_ITEMS),
         "hosp/microbiologyevents": lambda table: pc.is_null(table["charttime"]),  # date only
         "icu/chartevents": lambda table: pc.equal(table["itemid"], FINGERSTICK),
+        "icu/inputevents": lambda table: pc.is_in(table["itemid"], UNMAPPED_FLUIDS),
     }
     for name, is_lost in lost.items():
         path = folder / f"{name}.csv.gz"

@@ -46,6 +46,14 @@ LABELS = {
     220181: "Non Invasive Blood Pressure mean",
     220210: "Respiratory Rate",
     220277: "O2 saturation pulseoxymetry",
+    224639: "Daily Weight",
+    224690: "Respiratory Rate (Total)",
+    225309: "ART BP Systolic",
+    225310: "ART BP Diastolic",
+    225312: "ART BP Mean",
+    226567: "Straight Cath",
+    227287: "O2 Flow (additional cannula)",
+    229314: "Ventilator Mode (Hamilton)",
     220739: "GCS - Eye Opening",
     223761: "Temperature Fahrenheit",
     223762: "Temperature Celsius",
@@ -62,13 +70,17 @@ LABELS = {
     227488: "GU Irrigant Volume In",
     227489: "GU Irrigant/Urine Volume Out",
 }
-LINKS = dict.fromkeys((226559, 226560, 227488, 227489), "outputevents")
+LINKS = dict.fromkeys((226559, 226560, 226567, 227488, 227489), "outputevents")
 """Tables of the items that are not in chartevents."""
 _MONITOR = {"heart_rate": 220045, "resp_rate": 220210, "spo2": 220277}
 _LINE = dict(zip(PRESSURES, (220050, 220051, 220052), strict=True))
+_SECOND_LINE = dict(zip(PRESSURES, (225309, 225310, 225312), strict=True))
 _CUFF = dict(zip(PRESSURES, (220179, 220180, 220181), strict=True))
 _FAHRENHEIT, _CELSIUS, _FIO2, _FLOW, _MODE, _DEVICE = 223761, 223762, 223835, 223834, 223849, 226732
-_FINGERSTICK, _WEIGHT = 225664, 226512
+_FINGERSTICK, _WEIGHT, _DAILY_WEIGHT = 225664, 226512, 224639
+_VENTILATOR_RATE, _SECOND_FLOW, _HAMILTON, _STRAIGHT = 224690, 227287, 229314, 226567
+_OTHER_STAY_SHARE, _OTHER_ROW_SHARE = 0.08, 0.25
+"""Stays with other equipment, and rows charted under another item."""
 _FOLEY, _VOID, _IRRIGANT_IN, _IRRIGANT_OUT = 226559, 226560, 227488, 227489
 _UNITS = {
     220045: "bpm",
@@ -79,7 +91,10 @@ _UNITS = {
     _FLOW: "L/min",
     _FINGERSTICK: "mg/dL",
     _WEIGHT: "kg",
-    **dict.fromkeys((*_LINE.values(), *_CUFF.values()), "mmHg"),
+    _DAILY_WEIGHT: "kg",
+    _VENTILATOR_RATE: "insp/min",
+    _SECOND_FLOW: "L/min",
+    **dict.fromkeys((*_LINE.values(), *_SECOND_LINE.values(), *_CUFF.values()), "mmHg"),
 }
 _EYE = ("None", "To Pain", "To Speech", "Spontaneously")
 _VERBAL = (
@@ -89,7 +104,7 @@ _MOTOR = (
     "No response", "Abnormal extension", "Abnormal Flexion", "Flex-withdraws", "Localizes Pain",
     "Obeys Commands",
 )  # fmt: skip
-_MODES = ("CPAP/PSV", "CMV/ASSIST")
+_MODES = ("CPAP/PSV", "CMV/ASSIST", "ASV", "(S) CMV")
 _TEXTS = (None, "___", "No Response-ETT", *DEVICES, *_MODES, *_EYE, *_VERBAL, *_MOTOR)
 _UNREADABLE, _UNTESTABLE, _FIRST_DEVICE = 1, 2, 3  # places among the texts
 _FIRST_MODE = _FIRST_DEVICE + len(DEVICES)
@@ -154,12 +169,16 @@ def chart_events(stays: Stays, charting: Charting, rng: np.random.Generator) -> 
     shape = stays.courses.dose.shape
     late = rng.integers(1, _LATEST_MINUTE, shape)
     sheet = _Sheet(stays, np.where(rng.random(shape) < _ON_THE_HOUR_SHARE, 0, late))
-    _monitor(sheet, stays, charting)
+    _monitor(sheet, stays, charting, rng)
     _consciousness(sheet, stays, charting)
     _oxygen(sheet, stays, charting, rng)
     first = np.zeros(shape, bool)
     first[0] = rng.random(shape[1]) < 0.95
-    sheet.add(first, _WEIGHT, stays.courses.people.weight_kg.round(1))
+    weight = stays.courses.people.weight_kg.round(1)
+    sheet.add(first, _WEIGHT, weight)
+    daily = np.zeros(shape, bool)
+    daily[24::24] = rng.random(daily[24::24].shape) < _OTHER_ROW_SHARE
+    sheet.add(daily, _DAILY_WEIGHT, weight)
     rows = _in_order(_with_slips(ChartRows.joined(sheet.parts), rng), stays)
     times = stays.time(rows.stay, rows.minute)
     number = pa.array(rows.number, from_pandas=True)
@@ -182,14 +201,18 @@ def _in_order(rows: ChartRows, stays: Stays) -> ChartRows:
     return rows.take(np.lexsort((rows.text, rows.item, rows.minute, rows.stay)))
 
 
-def _monitor(sheet: _Sheet, stays: Stays, charting: Charting) -> None:
+def _monitor(sheet: _Sheet, stays: Stays, charting: Charting, rng: np.random.Generator) -> None:
     courses = stays.courses
     charted, readings = courses.charted, courses.readings
+    by_ventilator = charting.ventilated & (rng.random(charting.arterial.shape) < _OTHER_ROW_SHARE)
     for name, item in _MONITOR.items():
-        sheet.add(feature(charted, name), item, feature(readings, name))
+        items = np.where(by_ventilator & (name == "resp_rate"), _VENTILATOR_RATE, item)
+        sheet.add(feature(charted, name), items, feature(readings, name))
+    second = rng.random(len(stays)) < _OTHER_STAY_SHARE
     for name in PRESSURES:
         here, value = feature(charted, name), feature(readings, name)
-        sheet.add(here, np.where(charting.arterial, _LINE[name], _CUFF[name]), value)
+        line = np.where(second, _SECOND_LINE[name], _LINE[name])
+        sheet.add(here, np.where(charting.arterial, line, _CUFF[name]), value)
         both = here & ~np.isnan(charting.cuff)
         sheet.add(both, _CUFF[name], value + charting.cuff)
     sheet.add(charting.fingerstick, _FINGERSTICK, feature(readings, "glucose"))
@@ -223,13 +246,14 @@ def _oxygen(sheet: _Sheet, stays: Stays, charting: Charting, rng: np.random.Gene
     percent = np.round(100 * oxygen)
     fraction = rng.random(shape) < _FRACTION_SHARE
     sheet.add(charted, _FIO2, np.where(fraction, percent / 100, percent))
-    sheet.add(~np.isnan(charting.litres), _FLOW, charting.litres)
+    other = rng.random((3, shape[1])) < _OTHER_STAY_SHARE
+    sheet.add(~np.isnan(charting.litres), np.where(other[0], _SECOND_FLOW, _FLOW), charting.litres)
     none = np.full(shape, np.nan)
     devices = _FIRST_DEVICE + charting.device
     sheet.add(charting.device >= 0, _DEVICE, none, devices)
     weaning = stays.courses.readings[..., FEATURE_INDEX["fio2"]] < 0.45
-    mode = np.where(weaning, _FIRST_MODE, _FIRST_MODE + 1)
-    sheet.add(charting.device == TUBE, _MODE, none, mode)
+    mode = np.where(weaning, _FIRST_MODE, _FIRST_MODE + 1) + 2 * other[1]
+    sheet.add(charting.device == TUBE, np.where(other[1], _HAMILTON, _MODE), none, mode)
     off = np.zeros(shape, bool)
     off[1:] = charting.ventilated[:-1] & ~charting.ventilated[1:]
     before = np.arange(shape[0])[:, None] * 60 - rng.integers(1, 9, shape)
@@ -242,7 +266,7 @@ def _with_slips(rows: ChartRows, rng: np.random.Generator) -> ChartRows:
     chance = rng.random(len(rows))
     numeric = ~np.isnan(rows.number)
     # not of pressures: where a cuff stands beside the line, it would shift their mean
-    once = np.isin(rows.item, (*_LINE.values(), *_CUFF.values()))
+    once = np.isin(rows.item, (*_LINE.values(), *_SECOND_LINE.values(), *_CUFF.values()))
     double = rows.take((chance < _DOUBLE_SHARE) & ~once)
     sentinel = rows.take(numeric & (chance > 1 - _SENTINEL_SHARE))
     edge = 1 - _SENTINEL_SHARE - _UNREADABLE_SHARE
@@ -257,7 +281,8 @@ def output_events(stays: Stays, charting: Charting, rng: np.random.Generator) ->
     shape = charting.urine_ml.shape
     sheet = _Sheet(stays, rng.integers(0, _LATEST_MINUTE, shape))
     charted = ~np.isnan(charting.urine_ml)
-    sheet.add(charted, np.where(charting.catheter, _FOLEY, _VOID), charting.urine_ml)
+    passed = np.where(rng.random(shape) < _OTHER_STAY_SHARE, _STRAIGHT, _VOID)
+    sheet.add(charted, np.where(charting.catheter, _FOLEY, passed), charting.urine_ml)
     rinsed = charted & charting.catheter & (rng.random(shape) < _IRRIGATED_SHARE)
     for item in (_IRRIGANT_IN, _IRRIGANT_OUT):
         sheet.add(rinsed, item, _IRRIGATION_ML)

@@ -25,14 +25,20 @@ from world_models.physiology.records.rows import (
 from world_models.physiology.records.stays import IDS_PER_BLOCK, Stays
 
 LABELS = {SPECIMEN_ITEM: "Specimen Type", GAS_FIO2_ITEM: "Oxygen"} | {
-    lab.lab_items[0]: lab.name.replace("_", " ") for lab in FEATURES if lab.lab_items
+    item: lab.name.replace("_", " ") for lab in FEATURES for item in lab.lab_items
 }
-_UNITS = {lab.lab_items[0]: lab.unit for lab in FEATURES if lab.lab_items} | {GAS_FIO2_ITEM: "%"}
+_UNITS = {item: lab.unit for lab in FEATURES for item in lab.lab_items} | {GAS_FIO2_ITEM: "%"}
 _GAS, _LACTATE = (int(GROUP[FEATURE_INDEX[name]]) for name in ("ph", "lactate"))
 _VENOUS = N_GROUPS  # a panel of its own
 _WAIT_MINUTES = 20, 61  # from the draw to the result
 _VENOUS_SHARE, _LACTATE_VENOUS_SHARE, _NO_ADMISSION_SHARE = 0.05, 0.4, 0.03
 _DOUBLE_SHARE, _SENTINEL_SHARE, _UNREADABLE_SHARE, _MISTYPED_SHARE = 2e-3, 2e-4, 1e-3, 1e-3
+_ANALYSER = {
+    50882: 50803, 50902: 50806, 50931: 50809, 51221: 50810, 51222: 50811, 50971: 50822,
+    50983: 50824, 50912: 52024,
+}  # fmt: skip
+_ANALYSER_SHARE = 0.05
+"""Results that the whole-blood analyser gives as well, under its own items."""
 _OTHER_UNIT = {51265: 1000.0, 51222: 10.0}
 """Platelets per uL and haemoglobin per L: typed now and then, and then corrected."""
 _TEXTS = (None, "___", "ART.", "VEN.")
@@ -65,7 +71,12 @@ def lab_events(stays: Stays, block: int, rng: np.random.Generator) -> Columns:
         if lab.lab_items
     ]
     parts += _tube_types(stays, rng)
-    rows = _with_slips(Results.joined(parts), rng)
+    rows = Results.joined(parts)
+    again = rows.take(
+        np.isin(rows.item, list(_ANALYSER)) & (rng.random(len(rows)) < _ANALYSER_SHARE)
+    )
+    again.item[:] = [_ANALYSER[item] for item in again.item.tolist()]
+    rows = _with_slips(Results.joined([rows, again]), rng)
     panels = (N_GROUPS + 1, hours, n)
     stored = (np.arange(hours)[:, None] * 60 + rng.integers(1, 59, panels)).ravel()
     drawn = stored - rng.integers(*_WAIT_MINUTES, stored.shape)

@@ -6,9 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.actions import NOREPINEPHRINE_EQUIVALENT_WEIGHTS
-from sepsis_gym.cohort.items import VENTILATION_PROCEDURE_ITEM
+from sepsis_gym.cohort.items import FLUID_TONICITY, VENTILATION_PROCEDURE_ITEM
 from world_models.physiology.courses import FLAGS
-from world_models.physiology.records.rows import Columns, Flags, Index, Numbers, Rows, looked_up
+from world_models.physiology.records.rows import (
+    Columns,
+    Flags,
+    Index,
+    Numbers,
+    Rows,
+    looked_up,
+    sometimes,
+)
 from world_models.physiology.records.stays import IDS_PER_BLOCK, Stays
 
 LABELS = {
@@ -19,6 +27,22 @@ LABELS = {
     225802: "Dialysis - CRRT",
     225828: "LR",
     225943: "Solution",
+    221289: "Epinephrine",
+    221653: "Dobutamine",
+    221662: "Dopamine",
+    220862: "Albumin 25%",
+    220864: "Albumin 5%",
+    220970: "Fresh Frozen Plasma",
+    220995: "Sodium Bicarbonate 8.4%",
+    225159: "NaCl 0.45%",
+    225168: "Packed Red Blood Cells",
+    225170: "Platelets",
+    225171: "Cryoprecipitate",
+    225823: "D5 1/2NS",
+    225825: "D5NS",
+    225827: "D5LR",
+    226089: "Piggyback",
+    227533: "Sodium Bicarbonate 8.4% (Amp)",
     VENTILATION_PROCEDURE_ITEM: "Invasive Ventilation",
 }
 LINKS = dict.fromkeys(LABELS, "inputevents") | dict.fromkeys(
@@ -32,6 +56,12 @@ PHENYLEPHRINE_FIRST_SHARE, PHENYLEPHRINE_UP_TO = 0.15, 0.15
 VASOPRESSIN_ABOVE, VASOPRESSIN_UNITS_H = 0.25, 2.4
 """Dose from which a fixed rate of it takes over its share."""
 _EQUIVALENT = NOREPINEPHRINE_EQUIVALENT_WEIGHTS["goradia"]
+_OTHER_BOLUSES = (220862, 220864, 220970, 220995, 225168, 225170, 225171, 227533)
+_OTHER_CARRIERS = (225159, 225823, 225825, 225827, 226089)
+_OTHER_FLUID_SHARE, _OTHER_DRUG_SHARE = 0.10, 0.06
+"""Fluids and first drugs that are not the usual ones; volumes are by tonicity."""
+_EPINEPHRINE, _DOPAMINE, _DOBUTAMINE = 221289, 221662, 221653
+_DOBUTAMINE_ABOVE, _DOBUTAMINE_RATE, _DOPAMINE_UP_TO = 0.4, 5.0, 0.2
 _CANCELLED_SHARE, _BAG_HOURS, _BAG_OVERLAP_MINUTES = 0.01, 2, 4
 
 
@@ -87,7 +117,13 @@ _FINISHED, _STOPPED, _CHANGED, _REWRITTEN = range(4)
 
 def input_events(stays: Stays, block: int, rng: np.random.Generator) -> Columns:
     """icu/inputevents: drips cut at each change, boluses without a rate, cancelled orders."""
-    parts = [*_vasopressors(stays, rng), _carriers(stays), _boluses(stays, rng)]
+    fluids = Orders.joined(
+        [
+            _renamed(_carriers(stays), _OTHER_CARRIERS, rng),
+            _renamed(_boluses(stays, rng), _OTHER_BOLUSES, rng),
+        ]
+    )
+    parts = [*_vasopressors(stays, rng), fluids]
     rows = Orders.joined(parts)
     cancelled = rows.take(rng.random(len(rows)) < _CANCELLED_SHARE)
     # ordered at another dose and never run: whoever counts them counts wrong
@@ -153,10 +189,20 @@ def _vasopressors(stays: Stays, rng: np.random.Generator) -> list[Orders]:
     highest = np.maximum.accumulate(dose, 0)
     weak = chosen & (highest <= PHENYLEPHRINE_UP_TO)
     kg = stays.courses.people.weight_kg.astype(np.float64)
+    other = rng.random(dose.shape[1])
+    by_epinephrine = ~weak & (other < _OTHER_DRUG_SHARE / 2)
+    by_dopamine = (
+        ~weak & ~by_epinephrine & (other < _OTHER_DRUG_SHARE) & (highest <= _DOPAMINE_UP_TO)
+    )
+    usual = ~(weak | by_epinephrine | by_dopamine)
+    inotrope = np.where((dose > _DOBUTAMINE_ABOVE) & (other > 0.7), _DOBUTAMINE_RATE, 0)
     drips = []
     for item, rate in (
         (_PHENYLEPHRINE, np.where(weak, first_drug, 0) / _EQUIVALENT["phenylephrine"]),
-        (_NOREPINEPHRINE, np.where(weak, 0, first_drug)),
+        (_EPINEPHRINE, np.where(by_epinephrine, first_drug, 0)),
+        (_DOPAMINE, np.where(by_dopamine, first_drug, 0) / _EQUIVALENT["dopamine"]),
+        (_NOREPINEPHRINE, np.where(usual, first_drug, 0)),
+        (_DOBUTAMINE, inotrope),  # no vasopressor: counts for SOFA only
     ):
         runs = _changing_bags(runs_of(rate, stays))
         drips.append(_drip(runs, item, _BY_WEIGHT, kg[runs.stay] * 60 / 1000))
@@ -170,6 +216,13 @@ def _changing_bags(runs: Runs) -> Runs:
     overlapping = np.where(long, middle + _BAG_OVERLAP_MINUTES, runs.end)
     old = replace(runs, end=overlapping, followed=runs.followed | long)
     return Runs.joined([old, replace(runs, start=middle).take(long)])
+
+
+def _renamed(rows: Orders, others: tuple[int, ...], rng: np.random.Generator) -> Orders:
+    """Fluids of which some are others, of the volume that stands for as much isotonic fluid."""
+    item = sometimes(rows.item, others, _OTHER_FLUID_SHARE, rng)
+    factor = np.array([FLUID_TONICITY[one] for one in item.tolist()])
+    return replace(rows, item=item, amount=rows.amount / factor, rate=rows.rate / factor)
 
 
 def _carriers(stays: Stays) -> Orders:

@@ -33,6 +33,14 @@ class Rows:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
+def sometimes(
+    chosen: Index, others: Sequence[int], share: float, rng: np.random.Generator
+) -> Index:
+    """[r] items of which a share is one of the ``others``, each as often."""
+    other = np.asarray(others)[rng.integers(0, len(others), len(chosen))]
+    return np.where(rng.random(len(chosen)) < share, other, chosen)
+
+
 def looked_up(codes: NDArray[np.integer], texts: Sequence[str | None]) -> pa.Array:
     """[r] texts by their place; None is empty."""
     return pa.array(texts, pa.string()).take(pa.array(codes))
