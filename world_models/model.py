@@ -18,6 +18,7 @@ _Floats = NDArray[np.float32]
 _LEAST_SCALE = np.float32(0.02)
 _Z_90 = 1.6449
 _GCS = [FEATURE_NAMES.index(name) for name in ("gcs_eye", "gcs_verbal", "gcs_motor")]
+_PRESSURES = [FEATURE_NAMES.index(name) for name in ("diabp", "meanbp", "sysbp")]
 _BLOCK = 256  # patients at a time: what fits the cache
 
 
@@ -83,6 +84,7 @@ class ClinicalWorldModel:
         change, scale, measured, ventilated, end = _split(own)
         raw = self.preprocessing.restore(z_now + change + scale * noise)
         raw[:, _GCS] = np.round(raw[:, _GCS])
+        raw[:, _PRESSURES] = np.sort(raw[:, _PRESSURES], axis=1)  # what noise may have crossed
         raw[chance[:, :N_FEATURES] >= measured] = np.nan
         values, age = self.preprocessing.carry_forward(patients.values, patients.age, raw)
         discharged, died = end[:, End.DISCHARGED], end[:, End.DIED]
