@@ -31,7 +31,7 @@ from rich.table import Table
 from sepsis_gym.cohort import concepts
 from sepsis_gym.cohort.items import item_rows
 from sepsis_gym.cohort.mimic import build_mimic
-from sepsis_gym.cohort.tables import MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
 
 try:
     import polars as pl

@@ -19,7 +19,8 @@ from sepsis_gym.cohort.concepts import (
     run_concept,
     run_concepts,
 )
-from sepsis_gym.cohort.tables import SPILL, MimicFolder, Source
+from sepsis_gym.cohort.mimic_folder import MimicFolder
+from sepsis_gym.cohort.tables import SPILL, Source
 from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError, SourceError
 from sepsis_gym.features import N_FEATURES

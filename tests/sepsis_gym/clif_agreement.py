@@ -13,7 +13,8 @@ import duckdb
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.clif import ClifFolder
 from sepsis_gym.cohort.concepts import MimicConfig, run_concept, run_concepts
-from sepsis_gym.cohort.tables import MimicFolder, Source
+from sepsis_gym.cohort.mimic_folder import MimicFolder
+from sepsis_gym.cohort.tables import Source
 from sepsis_gym.features import FEATURE_NAMES
 from sepsis_gym.sofa import COMPONENTS
 

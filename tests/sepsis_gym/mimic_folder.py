@@ -10,7 +10,8 @@ import duckdb
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
-from sepsis_gym.cohort.tables import TABLES, MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
+from sepsis_gym.cohort.tables import TABLES
 
 INTIME = datetime(2150, 1, 1, 8)
 HEART_RATE, CREATININE, LACTATE, SALINE, NOREPINEPHRINE = 220045, 50912, 50813, 225158, 221906

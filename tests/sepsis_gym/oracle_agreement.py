@@ -14,7 +14,7 @@ import duckdb
 
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
-from sepsis_gym.cohort.tables import MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
 from sepsis_gym.features import FEATURE_NAMES
 from sepsis_gym.sofa import COMPONENTS
 

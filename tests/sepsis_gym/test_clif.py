@@ -24,7 +24,8 @@ from sepsis_gym.cli import main
 from sepsis_gym.cohort.clif import ClifFolder, build_clif
 from sepsis_gym.cohort.items import FLUID_TONICITY
 from sepsis_gym.cohort.mimic import build_mimic
-from sepsis_gym.cohort.tables import TABLES, MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
+from sepsis_gym.cohort.tables import TABLES
 from sepsis_gym.errors import ConfigError, SchemaError, SourceError
 from sepsis_gym.features import FEATURE_INDEX, FEATURE_NAMES
 from sepsis_gym.trajectories import StayTable, Trajectories

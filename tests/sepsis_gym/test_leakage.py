@@ -14,7 +14,8 @@ import pytest
 
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
-from sepsis_gym.cohort.tables import TABLES, MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
+from sepsis_gym.cohort.tables import TABLES
 from sepsis_gym.features import HIGH, LOW, N_FEATURES
 from sepsis_gym.trajectories import Trajectories
 from world_models.physiology.records.tables import write_tables

@@ -22,7 +22,7 @@ from mimic_folder import (
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.cohort.concepts import MimicConfig, run_concepts
 from sepsis_gym.cohort.mimic import build_mimic
-from sepsis_gym.cohort.tables import MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
 from sepsis_gym.errors import ConfigError, EmptyCohortError, SchemaError, SourceError
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.trajectories import Trajectories

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
-from sepsis_gym.cohort.tables import MimicFolder
+from sepsis_gym.cohort.mimic_folder import MimicFolder
 from sepsis_gym.errors import ConfigError
 from world_models.physiology.fit_layer import simulated
 from world_models.physiology.validity import (

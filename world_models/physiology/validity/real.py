@@ -9,7 +9,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from sepsis_gym.cohort.items import item_rows
-from sepsis_gym.cohort.tables import header, locate
+from sepsis_gym.cohort.mimic_folder import locate
+from sepsis_gym.cohort.tables import header
 from sepsis_gym.features import FEATURE_INDEX, FEATURE_NAMES, FEATURES
 from sepsis_gym.trajectories import Trajectories
 from world_models.physiology.validity.checks import Check, at_least, at_most
