@@ -81,7 +81,7 @@ def under_care(n: int, seed: int) -> Iterator[Check]:
 
 
 def on_tables(n: int, seed: int, mimic: Path | None = None) -> Iterator[Check]:
-    """Recovery by the build and tests 19 to 21, on tables of n patients."""
+    """Recovery by the build and tests 2 and 19 to 21, on tables of n patients."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         synthetic = written.written(n, seed, folder / "synthetic")

@@ -1,12 +1,15 @@
 """Validity beside real tables, such as the open MIMIC-IV demo: transfer, parity, no copies."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_predict
 
 from sepsis_gym.cohort.items import item_rows
 from sepsis_gym.cohort.mimic_folder import locate
@@ -17,7 +20,7 @@ from world_models.physiology.validity.checks import Check, at_least, at_most
 from world_models.physiology.validity.written import Built
 
 VITALS = ("heart_rate", "sysbp", "diabp", "meanbp", "resp_rate", "spo2")
-FOLDS = 5
+FOLDS, FOLDINGS = 5, 4
 _EVENTS = ("chartevents", "labevents", "inputevents", "outputevents", "procedureevents")
 _MEASURED_WITHIN = 0.10
 _FEWEST_VITALS = 4
@@ -26,6 +29,7 @@ Values = NDArray[np.float64]
 
 def beside_real(synthetic: Built, real: Built) -> Iterator[Check]:
     """All tests that need real tables."""
+    yield from told_apart(synthetic.cohort, real.cohort)
     yield from transfer(synthetic.cohort, real.cohort)
     yield from parity(synthetic, real)
     yield copies(synthetic.cohort, real.cohort)
@@ -34,11 +38,62 @@ def beside_real(synthetic: Built, real: Built) -> Iterator[Check]:
 def not_run() -> Iterator[Check]:
     """The same tests where there are no real tables."""
     for number, name in (
+        (2, "a classifier of bins of vitals, synthetic or real"),
         (19, "next vitals predicted from synthetic patients, beside real ones"),
         (20, "the same build on real tables"),
         (21, "synthetic rows that equal a real one"),
     ):
         yield Check(number, name, "", "", None, "needs real tables: --mimic-demo FOLDER")
+
+
+# ---------------------------------------------------------------------------------- test 2
+
+
+def told_apart(synthetic: Trajectories, real: Trajectories) -> Iterator[Check]:
+    """Test 2: boosted trees tell a synthetic bin of vitals from a real one of unseen patients."""
+    (mine, _, whose), (theirs, _, subject) = _pairs(synthetic), _pairs(real)
+    if len(np.unique(subject)) < FOLDS:
+        yield Check(2, "bins of vitals told apart", "", "", None, _few(subject))
+        return
+    groups = np.concatenate([-whose, subject])  # ids of two sources may be the same numbers
+    name = "AUROC of telling bins of vitals apart"
+    yield at_most(2, name, _told_apart(mine, theirs, groups), 0.80)
+    mine, theirs = _scaled(mine), _scaled(theirs)
+    matched = at_most(
+        2, f"{name}, means and spreads matched", _told_apart(mine, theirs, groups), 0.70
+    )
+    column = VITALS.index("spo2")  # matching moves its ceiling, which then tells all
+    without = _told_apart(np.delete(mine, column, 1), np.delete(theirs, column, 1), groups)
+    bins = f"{len(theirs)} bins of {len(np.unique(subject))} real patients"
+    yield replace(matched, reason=f"{without:.2f} without spo2; {bins}")
+
+
+def _told_apart(mine: Values, theirs: Values, groups: NDArray[np.int64]) -> float:
+    """Mean over foldings, which with few patients differ."""
+    origin = np.repeat([0, 1], [len(mine), len(theirs)])
+    classifier = HistGradientBoostingClassifier(
+        max_leaf_nodes=8, class_weight="balanced", early_stopping=False, random_state=0
+    )
+    areas = []
+    for seed in range(FOLDINGS):
+        chance = cross_val_predict(
+            classifier,
+            np.concatenate([mine, theirs]),
+            origin,
+            groups=groups,
+            cv=StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed),
+            method="predict_proba",
+        )[:, 1]
+        areas.append(roc_auc_score(origin, chance))
+    return float(np.mean(areas))
+
+
+def _scaled(values: Values) -> Values:
+    return np.asarray((values - values.mean(0)) / values.std(0))
+
+
+def _few(subject: NDArray[np.int64]) -> str:
+    return f"{len(np.unique(subject))} real patients are fewer than {FOLDS} folds"
 
 
 # ---------------------------------------------------------------------------------- test 19
@@ -48,8 +103,7 @@ def transfer(synthetic: Trajectories, real: Trajectories) -> Iterator[Check]:
     """Test 19: one predictor of the next bin's vitals, trained on either, judged on the real."""
     before, after, subject = _pairs(real)
     if len(np.unique(subject)) < FOLDS:
-        reason = f"{len(np.unique(subject))} real patients are fewer than {FOLDS} folds"
-        yield Check(19, "next vitals from synthetic patients", "", "", None, reason)
+        yield Check(19, "next vitals from synthetic patients", "", "", None, _few(subject))
         return
     mean, sd = before.mean(0), before.std(0)
     before, after = (before - mean) / sd, (after - mean) / sd
