@@ -97,7 +97,7 @@ class ClinicianConfig:
     Attributes:
         decision_interval_hours: How often doses are set, 1, 2 or 4 h; titration within the window
             of an action is what makes its recorded dose endogenous.
-        cue_strength: Weight of what no chart shows; 0 takes the hidden confounder away.
+        cue_strength: Weight of what no chart shows; 0 takes the main hidden confounder away.
         exploration: Share of 4-h windows with a random one of the 25 actions.
         rct: Whether every action is drawn at random, once per 4 h.
     """
