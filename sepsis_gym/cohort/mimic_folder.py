@@ -21,6 +21,8 @@ SUFFIXES = (".parquet", ".csv.gz", ".csv")
 ERAS = {"2008 - 2010", "2011 - 2013", "2014 - 2016", "2017 - 2019"}
 """The true years of patients.anchor_year_group up to v2.2; v3.0 added ``LAST_ERA``."""
 LAST_ERA = "2020 - 2022"
+NEVER_EMPTY = ("chartevents", "labevents")
+"""Tables without which there are no states; in the others, no row may mean no treatment."""
 
 
 def locate(folder: Path) -> dict[str, Path]:
@@ -119,13 +121,26 @@ class MimicFolder:
     def load_big(
         self, connection: duckdb.DuckDBPyConnection, table: SourceTable, cache: Path
     ) -> None:
-        """Filters one big table into the cache."""
+        """Filters one big table into the cache.
+
+        Raises:
+            SourceError: Nothing was charted, or nothing measured, of any candidate: the table is
+                empty or of other patients, and every feature would be an imputed one.
+        """
         path = self.files[table.name]
         kept = [f"{column} IN ({query})" for column, query in table.wanted.items()]
         query = (
             f"SELECT * FROM ({typed(table, path)}) WHERE {' AND '.join([*kept, table.condition])}"
         )
         cache_query(connection, table, query, cache, files=[path], path=path)
+        if (
+            table.name in NEVER_EMPTY
+            and not connection.sql(f"FROM {table.name} LIMIT 1").fetchall()
+        ):
+            raise SourceError(
+                f"{path}: no row of any candidate's stay; take the whole table, of the same "
+                "extract as icu/icustays"
+            )
 
     def notes(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """Nothing: native tables are read as they are."""

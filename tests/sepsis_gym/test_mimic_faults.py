@@ -199,6 +199,24 @@ def test_a_file_cut_short_is_named(tmp_path: Path, table: str, lost: int) -> Non
     assert not (tmp_path / "out" / "steps.parquet").exists()
 
 
+@pytest.mark.parametrize("table", ["chartevents", "labevents"])
+@pytest.mark.parametrize("theirs", ["nobody", "others"])
+def test_a_table_of_nobody_in_the_cohort_is_named(tmp_path: Path, table: str, theirs: str) -> None:
+    """And again from the cache; with its rows back, the build goes through."""
+    rows = septic_stays()
+    whole = rows[table]
+    rows[table] = (
+        [{**row, "subject_id": 900, "stay_id": 900} for row in whole] if theirs == "others" else []
+    )
+    for _ in range(2):
+        with pytest.raises(SourceError, match=rf"{table}\.csv.*: no row of any candidate's stay"):
+            build_mimic(write(tmp_path / "in", rows), tmp_path / "out", credentialed=False)
+    rows[table] = whole
+    shutil.rmtree(tmp_path / "in")
+    built = build_mimic(write(tmp_path / "in", rows), tmp_path / "out", credentialed=False)
+    assert len(built) == 12
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
