@@ -62,7 +62,7 @@ def told_apart(synthetic: Trajectories, real: Trajectories) -> Iterator[Check]:
     matched = at_most(
         2, f"{name}, means and spreads matched", _told_apart(mine, theirs, groups), 0.70
     )
-    column = VITALS.index("spo2")  # matching moves its ceiling, which then tells all
+    column = VITALS.index("spo2")  # matching moves its ceiling, and trees see that
     without = _told_apart(np.delete(mine, column, 1), np.delete(theirs, column, 1), groups)
     bins = f"{len(theirs)} bins of {len(np.unique(subject))} real patients"
     yield replace(matched, reason=f"{without:.2f} without spo2; {bins}")
