@@ -3,11 +3,19 @@
 -- Output:  stay_id, charlson
 -- Rule:    within a slot (mild and severe liver disease, plain and complicated diabetes, cancer and
 --          metastasis) only the heaviest group counts. Codes are assigned at discharge.
-WITH slots AS (
-    SELECT d.hadm_id, c.slot, max(c.weight) AS weight
+WITH codes AS (  -- each once: a prefix is compared with every code
+    SELECT DISTINCT icd_version, icd_code FROM diagnoses_icd
+), meanings AS (
+    SELECT icd_version, icd_code, c.slot, max(c.weight) AS weight
+    FROM codes d
+    JOIN charlson_codes c USING (icd_version)
+    WHERE starts_with(d.icd_code, c.prefix)
+    GROUP BY ALL
+), slots AS (
+    SELECT d.hadm_id, m.slot, max(m.weight) AS weight
     FROM diagnoses_icd d
     SEMI JOIN stays s ON s.hadm_id = d.hadm_id
-    JOIN charlson_codes c ON c.icd_version = d.icd_version AND starts_with(d.icd_code, c.prefix)
+    JOIN meanings m USING (icd_version, icd_code)
     GROUP BY ALL
 ), comorbidity AS (
     SELECT hadm_id, sum(weight) AS points FROM slots GROUP BY hadm_id

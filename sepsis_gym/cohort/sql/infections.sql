@@ -5,10 +5,17 @@
 --          sepsis3 (paired with a culture)
 -- Rule:    cultures: suspected infection. Fallback, where the admission has no culture at all:
 --          an antibiotic and an infection code.
-WITH coded AS (
+WITH codes AS (  -- each once: a prefix is compared with every code
+    SELECT DISTINCT icd_version, icd_code FROM diagnoses_icd
+), coded AS (
     SELECT DISTINCT d.hadm_id
     FROM diagnoses_icd d
-    JOIN infection_codes c ON c.icd_version = d.icd_version AND starts_with(d.icd_code, c.prefix)
+    SEMI JOIN (
+        SELECT icd_version, icd_code
+        FROM codes
+        JOIN infection_codes c USING (icd_version)
+        WHERE starts_with(icd_code, c.prefix)
+    ) meant USING (icd_version, icd_code)
 ), cultured AS (
     SELECT DISTINCT s.stay_id
     FROM stays s
