@@ -1,8 +1,11 @@
 """Settings of a world model's size and training; free of torch, so that it is cheap to import."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sepsis_gym.errors import ConfigError
+
+EffectSource = Literal["truth", "prior", "log"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,13 @@ class TrainConfig:
         weight_decay: Of AdamW.
         dropout: Share of the hidden units left out per stay.
         open_loop_share: Share of stays in which the network is on its own from some step on.
+        effects: Where it is told what doses do, beside the log: the ``truth`` of a synthetic
+            cohort; a ``prior`` of average blood-pressure responses; or from the ``log`` alone,
+            which can rank treatments backwards where doses answer to the patient.
+        effect_weight: Weight of these effects in the loss.
+        effect_share: Share of the steps at which they are asked for.
+        level_weight: Weight of all else; 0 trains on effects alone, to see what the inputs tell of
+            them.
         seed: Of the initial weights, the order of stays and the members' stay weights.
         device: Where to train, such as ``cpu`` or ``cuda``.
         bfloat16: Whether to run the network in bfloat16 (on a GPU).
@@ -33,6 +43,10 @@ class TrainConfig:
     weight_decay: float = 0.3
     dropout: float = 0.3
     open_loop_share: float = 0.5
+    effects: EffectSource = "prior"
+    effect_weight: float = 3.0
+    effect_share: float = 0.3
+    level_weight: float = 1.0
     seed: int = 0
     device: str = "cpu"
     bfloat16: bool = False
@@ -46,6 +60,12 @@ class TrainConfig:
             raise ConfigError("learning_rate must lie in (0, 1) and weight_decay be 0 or more")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be 0 or more (and fit 63 bits), got {self.seed}")
+        if self.effects not in get_args(EffectSource):
+            raise ConfigError(f"effects must be of {get_args(EffectSource)}, got {self.effects!r}")
+        if not (self.effect_weight >= 0 and self.level_weight >= 0):
+            raise ConfigError("effect_weight and level_weight must be 0 or more")
+        if not 0 <= self.effect_share <= 1:
+            raise ConfigError(f"effect_share must lie in [0, 1], got {self.effect_share}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
         if not 0 <= self.open_loop_share <= 1:

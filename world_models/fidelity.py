@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import FEATURE_NAMES
 from sepsis_gym.trajectories import Trajectories
+from world_models.logged import one_step
 from world_models.model import ClinicalWorldModel
-from world_models.noise import one_step
 
 Numbers = dict[str, float]
 _Z_90 = 1.6449

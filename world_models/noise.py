@@ -4,13 +4,11 @@ The network says how far off each feature may be, not that blood pressures err t
 feature by feature would make patients whose diastolic pressure is above the mean.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from sepsis_gym.patients import Patients
 from sepsis_gym.trajectories import Trajectories
+from world_models.logged import one_step
 from world_models.model import ClinicalWorldModel
 
 _SHRINKAGE_ROWS = 20.0
@@ -48,25 +46,3 @@ def fit_noise(model: ClinicalWorldModel, trajectories: Trajectories) -> NDArray[
     unit = np.sqrt(np.diag(fitted))
     factor = np.linalg.cholesky(fitted / (unit[:, None] * unit))
     return (size[:, None] * factor).astype(np.float32)
-
-
-def one_step(model: ClinicalWorldModel, log: Trajectories) -> dict[str, NDArray[Any]]:
-    """Predictions for every decision, [D, ...], following each stay's logged states."""
-    rows = np.flatnonzero(log.is_decision)
-    position = np.cumsum(log.is_decision) - 1
-    out: dict[str, NDArray[Any]] = {}
-    patients: Patients | None = None
-    for t in range(int(log.n_decisions.max())):
-        alive = log.n_decisions > t
-        here = log.offsets[:-1][alive] + t
-        logged = log.patients(here)
-        if patients is not None:
-            kept = patients.take(alive[log.n_decisions > t - 1])
-            logged = model.follow(kept, logged)
-        doses = log.fluid_ml[here], log.norepinephrine_equivalent[here]
-        for name, values in model.predict(logged, *doses).items():
-            if name not in out:
-                out[name] = np.zeros((len(rows), *values.shape[1:]), np.float32)
-            out[name][position[here]] = values
-        patients = logged
-    return out

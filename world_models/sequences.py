@@ -1,7 +1,8 @@
 """Logged stays as padded tensors, and the loss of a network that walks them."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -13,8 +14,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.trajectories import Trajectories
+from world_models.effects import Effects
 from world_models.inputs import VENTILATED_INPUT, Z_INPUTS, dose_inputs, state_inputs
 from world_models.network import EnsembleNetwork, split_outputs
+
+_RIDGE_STAYS = 2000
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Sequences:
         mask: [N, T] True where a decision was logged.
         end: [N, T] end of stay after the decision: 0 goes on, 1 discharged, 2 died.
         died_90d: [N] death within 90 days.
+        pair: [N, T, 2, 4] two treatments whose effects are known, as dose inputs.
+        effect: [N, T, 39] difference of the second from the first, z units; NaN where unknown.
+        effect_scale: [N, T, 39] how large an error of it counts as one.
+        death: [N, T, 2] probability of death in the step under each; NaN where unknown.
     """
 
     states: Tensor
@@ -36,10 +44,14 @@ class Sequences:
     mask: Tensor
     end: Tensor
     died_90d: Tensor
+    pair: Tensor
+    effect: Tensor
+    effect_scale: Tensor
+    death: Tensor
 
     @classmethod
-    def of(cls, trajectories: Trajectories, device: str) -> Self:
-        """Lays out all stays."""
+    def of(cls, trajectories: Trajectories, effects: Effects, device: str) -> Self:
+        """Lays out all stays and what is known of effects at their decisions."""
         log, preprocessing = trajectories, trajectories.preprocessing
         patients = log.patients(np.arange(log.offsets[-1]))
         doses = dose_inputs(
@@ -48,8 +60,16 @@ class Sequences:
         end = np.where(log.terminated, log.stays.end[log.stay_of_row], End.ONGOING)
         end = np.where(end == End.HORIZON, End.ONGOING, end).astype(np.int64)
 
+        pair = [dose_inputs(*doses, preprocessing) for doses in (effects.first, effects.second)]
+
         def tensor(array: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        def decided(array: NDArray[np.generic]) -> Tensor:
+            """[D, ...] to [N, T, ...]."""
+            laid = np.zeros((*log.mask.shape, *array.shape[1:]), np.float32)
+            laid[log.mask] = array
+            return tensor(laid)
 
         return cls(
             states=tensor(log.padded(state_inputs(patients, preprocessing), final=True)),
@@ -58,6 +78,10 @@ class Sequences:
             mask=tensor(log.mask),
             end=tensor(log.padded(end)),
             died_90d=tensor(log.stays.died_90d.astype(np.float32)),
+            pair=decided(np.stack(pair, axis=1)),
+            effect=decided(effects.change),
+            effect_scale=decided(effects.scale),
+            death=decided(effects.died),
         )
 
     def __len__(self) -> int:
@@ -66,14 +90,7 @@ class Sequences:
 
     def take(self, index: Tensor) -> Self:
         """The stays at these positions."""
-        return type(self)(
-            self.states[index],
-            self.doses[index],
-            self.known[index],
-            self.mask[index],
-            self.end[index],
-            self.died_90d[index],
-        )
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def ridge_changes(stays: Sequences, weight: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -87,6 +104,9 @@ def ridge_changes(stays: Sequences, weight: Tensor, penalty: float) -> tuple[Ten
     Returns:
         [M, 130, 39] weights and [M, 1, 39] intercepts of the change in each feature, z units.
     """
+    if len(stays) > _RIDGE_STAYS:  # a linear model has enough of these; members' weights differ
+        spaced = torch.arange(_RIDGE_STAYS, device=stays.mask.device) * len(stays) // _RIDGE_STAYS
+        stays, weight = stays.take(spaced), weight[:, spaced]
     inputs = torch.cat([stays.states[:, :-1], stays.doses], -1)[stays.mask].double()
     inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], -1)
     following = stays.states[:, 1:][stays.mask].double()
@@ -112,12 +132,17 @@ def sequence_loss(
     weight: Tensor,
     switch: Tensor,
     kept: Tensor | None = None,
+    *,
+    level_weight: float = 1.0,
+    effect_weight: float = 0.0,
+    asked: Sequence[int] = (),
 ) -> Tensor:
     """Loss of each member, averaged over the batch.
 
     Up to a stay's switch step the network sees the logged states; from it on it sees its own mean
     predictions wherever a value was measured, and has to live with them (the measurement pattern
-    stays the logged one). Likelihoods count measured values only.
+    stays the logged one). Likelihoods count measured values only. At some steps it is also asked
+    what two treatments would do, and answers for their difference.
 
     Args:
         network: The ensemble, M members.
@@ -125,6 +150,9 @@ def sequence_loss(
         weight: [M, B] weight of each stay for each member.
         switch: [B] step from which the network is on its own; T or more for never.
         kept: [2, M, B, H] dropout factors, None for no dropout.
+        level_weight: Weight of what the step did.
+        effect_weight: Weight of the effects.
+        asked: Steps at which they are asked for.
 
     Returns:
         [M] losses.
@@ -149,15 +177,49 @@ def sequence_loss(
             -1,
         )
         doses = batch.doses[:, t].expand(members, -1, -1)
+        if t in asked:
+            loss = _effect_loss(network, state, memory, kept, batch, t)
+            total = total + effect_weight * batch.mask[:, t] * loss
         outputs, memory = network(torch.cat([state, doses], -1), memory, kept)
         change, *_ = split_outputs(outputs)
         following = batch.states[:, t + 1]
-        total = total + batch.mask[:, t] * _step_loss(outputs, z_now, following, batch, t)
+        loss = _step_loss(outputs, z_now, following, batch, t)
+        total = total + level_weight * batch.mask[:, t] * loss
         measured = following[:, N_FEATURES : 2 * N_FEATURES] > 0
         carried = torch.where(batch.known[:, t + 1], z_now, following[:, Z_INPUTS])
         z_shown = torch.where(measured, z_now + change, carried)
         ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()
     return (total * weight).sum(1) / (batch.mask.sum(1) * weight).sum(1)
+
+
+def _effect_loss(
+    network: EnsembleNetwork,
+    state: Tensor,
+    memory: Tensor,
+    kept: Tensor | None,
+    batch: Sequences,
+    t: int,
+) -> Tensor:
+    """[M, B] squared error of the difference between two treatments, and of deaths under each."""
+    twice = [
+        torch.cat([state, batch.pair[:, t, one].expand(network.members, -1, -1)], -1)
+        for one in (0, 1)
+    ]
+    doubled = None if kept is None else torch.cat([kept, kept], 2)
+    outputs, _ = network(torch.cat(twice, 1), torch.cat([memory, memory], 1), doubled)
+    first, second = outputs.chunk(2, 1)
+    difference = second[..., :N_FEATURES] - first[..., :N_FEATURES]
+    truth, death = batch.effect[:, t], batch.death[:, t]
+    claimed = ~truth.isnan()
+    error = (difference - truth.nan_to_num()) ** 2 / batch.effect_scale[:, t].clamp(min=1e-6)
+    loss = torch.where(claimed, error, 0).sum(-1)
+    for one, answer in enumerate((first, second)):
+        log_end = split_outputs(answer)[4].log_softmax(-1)
+        died = log_end[..., End.DIED]
+        alive = torch.logsumexp(log_end[..., : End.DIED], -1)
+        likelihood = death[:, one] * died + (1 - death[:, one]) * alive
+        loss = loss - likelihood.nan_to_num()
+    return loss
 
 
 def _step_loss(

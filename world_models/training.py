@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import Trajectories
 from world_models.checkpoint import save_world_model
 from world_models.config import TrainConfig
+from world_models.effects import Effects, no_effects, prior_effects
 from world_models.model import ClinicalWorldModel
 from world_models.noise import fit_noise
+from world_models.physiology.effects import true_effects
 from world_models.start_states import StartStates
 
 try:
@@ -53,7 +57,8 @@ def train_world_model(
 
     Raises:
         ConfigError: The cohort pairs states and actions of one bin; dynamics learned from it would
-            see the action's effect before the action.
+            see the action's effect before the action. Or true effects are asked for of a cohort
+            that is not synthetic.
         UnknownNameError: The training or validation split is empty.
     """
     config = config or TrainConfig()
@@ -80,6 +85,15 @@ def train_world_model(
     return model
 
 
+def _effects(log: Trajectories, config: TrainConfig) -> Effects:
+    """What training is told of effects at the decisions of these stays."""
+    if config.effects == "truth":
+        return true_effects(log, config.seed)
+    if config.effects == "prior":
+        return prior_effects(log, config.seed)
+    return no_effects(log)
+
+
 def _provenance(trajectories: Trajectories, run: "_Run") -> dict[str, Any]:
     return {
         "cohort": trajectories.manifest.source,
@@ -101,8 +115,10 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.network = EnsembleNetwork(config.members, config.hidden, self.generator)
         self.network.to(config.device)
-        self.train = Sequences.of(train, config.device)
-        self.validation = Sequences.of(validation, config.device)
+        self.train, self.validation = (
+            Sequences.of(part, _effects(part, config), config.device)
+            for part in (train, validation)
+        )
         weight = torch.empty(config.members, len(self.train))
         self.stay_weight = weight.exponential_(generator=self.generator).to(config.device)
         if config.members == 1:
@@ -122,12 +138,17 @@ class _Run:
         config = self.config
         # each epoch has a stream of its own, so that a resumed run draws what it would have drawn
         generator = torch.Generator().manual_seed(config.seed * 100_003 + self.epoch)
+        done = self.epoch / config.epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         order = torch.randperm(len(self.train), generator=generator)
         for index in order.split(config.batch_size):  # type: ignore[no-untyped-call]
             batch = self.train.take(index.to(config.device))
             switch = _switch_steps(batch, config.open_loop_share, generator)
             kept = self._dropout(len(index), generator)
-            loss = self._loss(batch, self.stay_weight[:, index], switch, kept).sum()
+            steps = range(int(batch.mask.any(0).sum()))
+            asked = [t for t in steps if torch.rand((), generator=generator) < config.effect_share]
+            loss = self._loss(batch, self.stay_weight[:, index], switch, kept, asked).sum()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
@@ -144,7 +165,12 @@ class _Run:
         weight = torch.ones(self.config.members, n, device=self.config.device)
         never = self.validation.mask.shape[1]
         losses = [
-            self._loss(self.validation, weight, torch.full((n,), at, device=self.config.device))
+            self._loss(
+                self.validation,
+                weight,
+                torch.full((n,), at, device=self.config.device),
+                asked=range(0, never, 3) if at == never else (),
+            )
             for at in (never, 2)
         ]
         return float(torch.stack(losses).mean())
@@ -187,11 +213,25 @@ class _Run:
         return ((drawn >= config.dropout) / (1 - config.dropout)).to(config.device)
 
     def _loss(
-        self, batch: Sequences, weight: Tensor, switch: Tensor, kept: Tensor | None = None
+        self,
+        batch: Sequences,
+        weight: Tensor,
+        switch: Tensor,
+        kept: Tensor | None = None,
+        asked: Sequence[int] = (),
     ) -> Tensor:
         device = torch.device(self.config.device).type
         with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
-            return sequence_loss(self.network, batch, weight, switch, kept)
+            return sequence_loss(
+                self.network,
+                batch,
+                weight,
+                switch,
+                kept,
+                level_weight=self.config.level_weight,
+                effect_weight=self.config.effect_weight,
+                asked=asked,
+            )
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}

@@ -25,7 +25,7 @@ from world_models.training import train_world_model  # noqa: E402
 
 MAP, LACTATE = FEATURE_INDEX["meanbp"], FEATURE_INDEX["lactate"]
 EFFECT_MMHG = 12.0
-QUICK = TrainConfig(members=2, hidden=16, epochs=3, batch_size=64, seed=1)
+QUICK = TrainConfig(members=2, hidden=16, epochs=3, batch_size=64, seed=1, effects="log")
 
 
 def dynamic_cohort(n_stays=400, seed=0) -> RawCohort:
@@ -74,7 +74,9 @@ def cohort():
 @pytest.fixture(scope="module")
 def trained(cohort, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "dynamic"
-    config = TrainConfig(members=3, hidden=32, epochs=40, batch_size=16, learning_rate=4e-3)
+    config = TrainConfig(
+        members=3, hidden=32, epochs=40, batch_size=16, learning_rate=4e-3, effects="log"
+    )
     return train_world_model(cohort, folder, config), folder
 
 

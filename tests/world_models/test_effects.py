@@ -1,0 +1,188 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sepsis_gym.cohort.assemble import AssemblyConfig, assemble
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import FEATURE_INDEX
+from sepsis_gym.registration import SAMPLE_COHORT
+from sepsis_gym.trajectories import Trajectories
+from world_models import load_world_model
+from world_models.effect_fidelity import (
+    CONTRASTS,
+    EffectScore,
+    effect_table,
+    evaluate_effects,
+)
+from world_models.effects import (
+    Doses,
+    draw_doses,
+    expected_pressure,
+    no_effects,
+    prior_effects,
+    usual_size,
+)
+from world_models.physiology import ClinicianConfig
+from world_models.physiology.effects import expected, true_effects, true_moments
+from world_models.physiology.records.blocks import simulated
+from world_models.physiology.records.trajectories import raw_cohort
+
+MAP = FEATURE_INDEX["meanbp"]
+
+
+def synthetic(patients, seed, clinician, step_hours=4):
+    """A cohort whose truth can be asked, as the command line builds it."""
+    raw = raw_cohort(simulated(patients, seed, clinician), step_hours=step_hours, seed=seed)
+    made = {"patients": patients, "seed": seed, "clinician": vars(clinician)}
+    return assemble(
+        raw,
+        AssemblyConfig(step_hours=step_hours),
+        source="simulated",
+        credentialed=False,
+        build={"synthetic": made},
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return synthetic(300, 3, ClinicianConfig())
+
+
+def test_pairs_differ_in_fluid_in_vasopressor_or_in_both():
+    first, second = draw_doses(3000, 4, np.random.default_rng(0))
+    fluid = first.fluid_ml != second.fluid_ml
+    vasopressor = first.norepinephrine_equivalent != second.norepinephrine_equivalent
+    for kind in (fluid & ~vasopressor, vasopressor & ~fluid, fluid & vasopressor):
+        assert 0.15 < kind.mean() < 0.4
+    assert first.norepinephrine_equivalent[first.norepinephrine_equivalent > 0].min() >= 0.02
+    assert first.norepinephrine_equivalent.max() <= 1
+    assert draw_doses(500, 1, np.random.default_rng(0))[0].fluid_ml.max() <= 2500 / 4
+
+
+def test_the_prior_is_the_published_size_of_effect():
+    untreated = expected_pressure(np.float64(55), np.float64(0), np.float64(0), np.float64(0.1))
+    assert untreated - 55 == pytest.approx(11)
+    same = expected_pressure(np.float64(70), np.float64(0.3), np.float64(0), np.float64(0.3))
+    assert same == pytest.approx(70)
+    doses = np.linspace(0, 1, 20)
+    assert (np.diff(expected_pressure(60.0, np.float64(0.2), 0.0, doses)) > 0).all()
+    assert expected_pressure(60.0, np.float64(0.2), 500.0, np.float64(0.2)) - 60 == pytest.approx(
+        1.57, abs=0.01
+    )
+
+
+def test_the_prior_claims_blood_pressures_that_are_known_and_nothing_else(cohort):
+    effects = prior_effects(cohort)
+    claimed = ~np.isnan(effects.change)
+    pressures = [FEATURE_INDEX[name] for name in ("sysbp", "diabp", "meanbp")]
+    known = cohort.preprocessing.known(cohort.age[cohort.is_decision])
+    np.testing.assert_array_equal(claimed[:, pressures], known[:, pressures])
+    assert claimed.sum() == claimed[:, pressures].sum() > 0
+    assert np.isnan(effects.died).all()
+    more = effects.second.norepinephrine_equivalent - effects.first.norepinephrine_equivalent
+    only = claimed[:, MAP] & (effects.first.fluid_ml == effects.second.fluid_ml)
+    np.testing.assert_array_equal(np.sign(effects.change[only, MAP]), np.sign(more[only]))
+
+
+def test_nothing_is_claimed_of_a_log_alone(cohort):
+    effects = no_effects(cohort)
+    assert np.isnan(effects.change).all()
+    assert np.isnan(effects.died).all()
+    assert len(effects.change) == cohort.n_decisions.sum()
+
+
+def test_the_truth_is_that_of_the_very_patients(cohort):
+    """From the true state, the logged step is foretold far better than by persistence."""
+    rows = np.flatnonzero(cohort.is_decision)
+    seen = np.zeros(len(rows), bool)
+    forecast = np.zeros(len(rows))
+    for moment in true_moments(cohort):
+        at = rows[moment.decision]
+        mean = cohort.norepinephrine_equivalent_mean[at]
+        values, _ = expected(moment, Doses(cohort.fluid_ml[at], mean), 4)
+        forecast[moment.decision] = values[:, MAP]
+        seen[moment.decision] = True
+    assert seen.all()
+    measured = cohort.measured[rows + 1, MAP]
+    error, still = (
+        np.abs(guess - cohort.values[rows + 1, MAP])[measured].mean()
+        for guess in (forecast, cohort.values[rows, MAP])
+    )
+    assert error < 0.75 * still
+
+
+def test_true_effects_of_equal_treatments_are_none_and_of_vasopressor_are_pressure(cohort):
+    effects = true_effects(cohort)
+    more = effects.second.norepinephrine_equivalent - effects.first.norepinephrine_equivalent
+    fluid = effects.first.fluid_ml == effects.second.fluid_ml
+    clear = fluid & (np.abs(more) > 0.1)
+    assert (effects.change[clear, MAP] * np.sign(more[clear]) >= -1e-3).mean() > 0.98
+    alike = fluid & (more == 0)
+    assert alike.any()
+    assert np.nanmax(np.abs(effects.change[alike])) == 0
+    assert (effects.died >= 0).all()
+    assert (effects.died <= 1).all()
+    assert (effects.scale > 0).all()
+
+
+def test_a_part_of_a_cohort_has_the_same_truth(cohort):
+    part = cohort.split("test")
+    moments = {m.hour: m for m in true_moments(cohort)}
+    of_part = next(iter(true_moments(part)))
+    whole = moments[of_part.hour]
+    stays = cohort.stays.stay_id[cohort.stay_of_row[cohort.is_decision]][whole.decision]
+    there = np.isin(stays, part.stays.stay_id)
+    np.testing.assert_array_equal(whole.beds.take(there).pack(), of_part.beds.pack())
+
+
+def test_other_steps_ask_about_other_hours():
+    hourly = synthetic(40, 0, ClinicianConfig(), step_hours=1)
+    hours = [moment.hour for moment in true_moments(hourly)]
+    assert hours[:3] == [1, 2, 3]
+    assert not np.isnan(true_effects(hourly).change[:, MAP]).any()
+
+
+def test_the_truth_of_other_cohorts_is_not_known(cohort):
+    config = {k: v for k, v in cohort.manifest.config.items() if k != "synthetic"}
+    real = replace(cohort, manifest=replace(cohort.manifest, config=config))
+    with pytest.raises(ConfigError, match="synthetic cohorts of causal alignment only"):
+        next(true_moments(real))
+
+
+def test_an_error_counts_by_the_usual_effect_of_what_differs():
+    first = Doses(np.zeros(4, np.float32), np.zeros(4, np.float32))
+    second = Doses(np.array([500, 500, 0, 0], np.float32), np.array([0, 0, 0.1, 0.3], np.float32))
+    change = np.full((4, 39), np.nan, np.float32)
+    change[:, 0] = 0.3, 0.5, 3.0, 4.0
+    size = usual_size(first, second, change)
+    floor = 0.05**2
+    np.testing.assert_allclose(size[:2, 0], np.sqrt((0.09 + 0.25) / 2 + floor), rtol=1e-5)
+    np.testing.assert_allclose(size[2:, 0], np.sqrt((9 + 16) / 2 + floor), rtol=1e-5)
+
+
+def test_bias_and_correlation_by_hand():
+    true, predicted = np.array([10.0, 20.0, 30.0]), np.array([12.0, 18.0, 36.0])
+    score = EffectScore(CONTRASTS[0], true, predicted)
+    assert score.bias == pytest.approx(0.1)
+    assert score.correlation == pytest.approx(np.corrcoef(true, predicted)[0, 1])
+    assert EffectScore(CONTRASTS[0], true, np.ones(3)).correlation == 0
+    table = effect_table([score], [0.5])
+    assert "+10%" in table
+    assert f"{score.correlation / 0.5:.2f}" in table
+
+
+def test_the_default_model_ranks_treatments_the_right_way_round(cohort):
+    model = load_world_model("default")
+    rescaled = replace(cohort, manifest=replace(cohort.manifest, preprocessing=model.preprocessing))
+    pressure, fluid, urine, death = evaluate_effects(model, rescaled)
+    assert abs(pressure.bias) < 0.15
+    assert pressure.correlation > 0.25
+    assert fluid.predicted.mean() > 0
+    assert urine.predicted.mean() > 0
+    assert death.predicted.mean() < 0
+
+
+def test_logged_stays_without_a_truth_still_have_a_prior():
+    sample = Trajectories.load(SAMPLE_COHORT)
+    assert np.isfinite(prior_effects(sample).change).any()

@@ -1,0 +1,150 @@
+"""Effects of treatment: what a step would bring under one pair of doses instead of another.
+
+A model may predict levels well and rank treatments backwards, since logged doses answer to the
+patient. Effects are learned and judged apart from levels. Where they come from: from the truth, in
+synthetic patients (:mod:`world_models.physiology.effects`); from pharmacology, as a prior for
+logged stays (:func:`prior_effects`).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
+from sepsis_gym.trajectories import Trajectories
+
+_Floats = NDArray[np.float32]
+_PRESSURES = [FEATURE_INDEX[name] for name in ("sysbp", "diabp", "meanbp")]
+_LEAST_SCALE = 0.05
+_NO_FLUID, _NO_VASOPRESSOR = 0.35, 0.4
+_FLUID_ML_4H, _VASOPRESSOR = (50.0, 2500.0), (0.02, 1.0)
+
+
+class Doses(NamedTuple):
+    """Treatments, one per decision or patient.
+
+    Attributes:
+        fluid_ml: [D] fluid, mL per step.
+        norepinephrine_equivalent: [D] vasopressor, ug/kg/min.
+    """
+
+    fluid_ml: _Floats
+    norepinephrine_equivalent: _Floats
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What two treatments would do in the step after each of D decisions.
+
+    Attributes:
+        first: The one treatment.
+        second: The other.
+        change: [D, 39] second minus first, z units; NaN where nothing is claimed.
+        died: [D, 2] probability of death in the step under each; NaN where nothing is claimed.
+        scale: [D, 39] how large an error counts as one, z units: the usual effect of what differs.
+    """
+
+    first: Doses
+    second: Doses
+    change: _Floats
+    died: _Floats
+    scale: _Floats
+
+
+def draw_doses(n: int, step_hours: int, rng: np.random.Generator) -> tuple[Doses, Doses]:
+    """Draws n pairs of treatments: a third differ in fluid only, a third in vasopressor only."""
+
+    def amounts(nothing: float, limits: tuple[float, float]) -> _Floats:
+        drawn = np.exp(rng.uniform(np.log(limits[0]), np.log(limits[1]), (2, n)))
+        return np.where(rng.random((2, n)) < nothing, 0, drawn).astype(np.float32)
+
+    fluid, vasopressor = amounts(_NO_FLUID, _FLUID_ML_4H), amounts(_NO_VASOPRESSOR, _VASOPRESSOR)
+    fluid *= step_hours / 4
+    kind = rng.integers(3, size=n)
+    fluid[1] = np.where(kind == 1, fluid[0], fluid[1])
+    vasopressor[1] = np.where(kind == 0, vasopressor[0], vasopressor[1])
+    return Doses(fluid[0], vasopressor[0]), Doses(fluid[1], vasopressor[1])
+
+
+def no_effects(log: Trajectories) -> Effects:
+    """Nothing is claimed."""
+    n = int(log.is_decision.sum())
+    nothing = Doses(np.zeros(n, np.float32), np.zeros(n, np.float32))
+    unknown = np.full((n, N_FEATURES), np.nan, np.float32)
+    return Effects(
+        nothing, nothing, unknown, np.full((n, 2), np.nan, np.float32), np.ones_like(unknown)
+    )
+
+
+def prior_effects(log: Trajectories, seed: int = 0) -> Effects:
+    """What pharmacology leads one to expect of a random pair of treatments at every decision.
+
+    Nothing is claimed but blood pressures: what a dose does to urine, laboratory values and risk is
+    left to the log. In every patient the dose-response is the average one; who responds better
+    than others is the log's to tell.
+
+    Source: see :func:`expected_pressure`.
+    """
+    rows = np.flatnonzero(log.is_decision)
+    first, second = draw_doses(
+        len(rows), log.preprocessing.step_hours, np.random.default_rng([seed, 4])
+    )
+    patients = log.patients(rows)
+    values = np.repeat(patients.values[None], 2, 0)
+    for one, doses in enumerate((first, second)):
+        per_4h = 4 / log.preprocessing.step_hours
+        values[one][:, _PRESSURES] = expected_pressure(
+            patients.values[:, _PRESSURES],
+            patients.previous_norepinephrine_equivalent[:, None],
+            doses.fluid_ml[:, None] * per_4h,
+            doses.norepinephrine_equivalent[:, None],
+        )
+    z = log.preprocessing.standardize(values)
+    known = log.preprocessing.known(patients.age)[:, _PRESSURES]
+    change = np.full(z.shape[1:], np.nan, np.float32)
+    change[:, _PRESSURES] = np.where(known, (z[1] - z[0])[:, _PRESSURES], np.nan)
+    unknown = np.full((len(rows), 2), np.nan, np.float32)
+    return Effects(first, second, change, unknown, usual_size(first, second, change))
+
+
+def expected_pressure(
+    pressure: NDArray[np.floating],
+    dose_now: NDArray[np.floating],
+    fluid_ml: NDArray[np.floating],
+    dose: NDArray[np.floating],
+) -> NDArray[np.floating]:
+    """Blood pressure after 4 h of a treatment, all else equal, mmHg.
+
+    Pressure grows with the vasopressor as 1 + E(d), E(d) = 1.4 d / (d + 0.6 ug/kg/min): 0.1 raises
+    an untreated 55 mmHg by 11. Fluid adds 4 (1 - exp(-mL / 1000)) mmHg, 1.6 for 500 mL: most of a
+    bolus' effect is gone after 90 minutes.
+
+    Args:
+        pressure: [...] present pressure, mmHg.
+        dose_now: [...] vasopressor that it was measured under, ug/kg/min.
+        fluid_ml: [...] fluid to give, mL per 4 h.
+        dose: [...] vasopressor to give, ug/kg/min.
+
+    Source: size of the first step of norepinephrine as in Hamzaoui et al. 2010; decay of a bolus
+    as in Nunes et al. 2014; the shape is an assumption.
+    """
+
+    def tone(given: NDArray[np.floating]) -> NDArray[np.floating]:
+        return 1 + 1.4 * given / (given + 0.6)
+
+    return pressure * tone(dose) / tone(dose_now) + 4 * (1 - np.exp(-fluid_ml / 1000))
+
+
+def usual_size(first: Doses, second: Doses, change: _Floats) -> _Floats:
+    """[D, 39] root mean square effect over the decisions whose pairs differ in the same drugs."""
+    kind = 2 * (first.fluid_ml != second.fluid_ml) + (
+        first.norepinephrine_equivalent != second.norepinephrine_equivalent
+    )
+    size = np.ones_like(change)
+    for one in np.unique(kind):
+        mine, claimed = change[kind == one], ~np.isnan(change[kind == one])
+        power = np.nan_to_num(mine**2).sum(0) / np.maximum(claimed.sum(0), 1)
+        size[kind == one] = np.sqrt(power + _LEAST_SCALE**2)
+    return size

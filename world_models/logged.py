@@ -1,0 +1,40 @@
+"""A world model walks logged stays: it sees each state and is asked about the step after it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepsis_gym.patients import Patients
+from sepsis_gym.trajectories import Trajectories
+from world_models.model import ClinicalWorldModel
+
+
+def followed(
+    model: ClinicalWorldModel, log: Trajectories
+) -> Iterator[tuple[NDArray[np.int64], Patients]]:
+    """Yields, step by step, the rows of all stays that go on, and their patients with a memory."""
+    patients: Patients | None = None
+    for t in range(int(log.n_decisions.max())):
+        alive = log.n_decisions > t
+        here = log.offsets[:-1][alive] + t
+        logged = log.patients(here)
+        if patients is not None:
+            kept = patients.take(alive[log.n_decisions > t - 1])
+            logged = model.follow(kept, logged)
+        yield here, logged
+        patients = logged
+
+
+def one_step(model: ClinicalWorldModel, log: Trajectories) -> dict[str, NDArray[Any]]:
+    """Predictions for every decision under the logged doses, [D, ...]."""
+    position = np.cumsum(log.is_decision) - 1
+    out: dict[str, NDArray[Any]] = {}
+    for rows, patients in followed(model, log):
+        doses = log.fluid_ml[rows], log.norepinephrine_equivalent[rows]
+        for name, values in model.predict(patients, *doses).items():
+            if name not in out:
+                out[name] = np.zeros((position[-1] + 1, *values.shape[1:]), np.float32)
+            out[name][position[rows]] = values
+    return out
