@@ -1,4 +1,4 @@
-"""A world model walks logged stays: it sees each state and is asked about the step after it."""
+"""A forecaster walks logged stays: it sees each state and is asked about the step after it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from sepsis_gym.patients import Patients
 from sepsis_gym.trajectories import Trajectories
-from world_models.model import ClinicalWorldModel
+from world_models.forecast import Forecaster
 
 
 def followed(
-    model: ClinicalWorldModel, log: Trajectories
+    model: Forecaster, log: Trajectories
 ) -> Iterator[tuple[NDArray[np.int64], Patients]]:
     """Yields, step by step, the rows of all stays that go on, and their patients with a memory."""
     patients: Patients | None = None
@@ -27,7 +27,7 @@ def followed(
         patients = logged
 
 
-def one_step(model: ClinicalWorldModel, log: Trajectories) -> dict[str, NDArray[Any]]:
+def one_step(model: Forecaster, log: Trajectories) -> dict[str, NDArray[Any]]:
     """Predictions for every decision under the logged doses, [D, ...]."""
     position = np.cumsum(log.is_decision) - 1
     out: dict[str, NDArray[Any]] = {}
