@@ -74,6 +74,23 @@ def load_preprocessing(name: str | os.PathLike[str]) -> Preprocessing:
     return _preprocessing(_read_description(file), file)
 
 
+def load_provenance(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a world model was trained on and how, as it stands in its description.
+
+    Args:
+        name: A shipped model's name, or a checkpoint folder.
+
+    Raises:
+        UnknownNameError: It is neither.
+        CheckpointError: The description is broken or says nothing; names the file.
+    """
+    file = _folder(name) / DESCRIPTION_FILE
+    provenance = _read_description(file).get("provenance")
+    if not isinstance(provenance, dict):
+        raise CheckpointError(f"{file}: provenance is missing; train the model again")
+    return provenance
+
+
 def save_world_model(
     model: ClinicalWorldModel, folder: str | os.PathLike[str], provenance: dict[str, Any]
 ) -> None:

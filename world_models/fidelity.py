@@ -1,4 +1,4 @@
-"""How well a forecaster predicts held-out stays: the same score for models, references and floor."""
+"""How well held-out stays are predicted: one score for models, references and the floor."""
 
 import math
 from dataclasses import replace

@@ -140,9 +140,7 @@ def _blocks(log: Trajectories) -> Iterator[_Block]:
             if hour == _DAY_ONE_HOUR:
                 day_one = ward.take(np.arange(n))
             courses.append(run(ward, policy, step, streams, begin=hour))
-        yield _Block(
-            stay, bed, np.stack(states), np.stack(uncharted), day_one, clinician, courses
-        )
+        yield _Block(stay, bed, np.stack(states), np.stack(uncharted), day_one, clinician, courses)
 
 
 def _fill_one_step(
@@ -215,9 +213,7 @@ def _foreseen(
     """Goes on from the true states of these beds, a chunk of patients at a time."""
     chunk = max(1, _ROWS // copies.draws)
     cuts = range(chunk, len(bed), chunk)
-    parts = [
-        _resimulated(log, block, some, since, hours, copies) for some in np.split(bed, cuts)
-    ]
+    parts = [_resimulated(log, block, some, since, hours, copies) for some in np.split(bed, cuts)]
     return _Foreseen(
         *(
             np.concatenate([getattr(part, name) for part in parts], axis=1)

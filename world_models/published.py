@@ -91,9 +91,7 @@ class PublishedModel:
         doses = following.previous_fluid_ml, following.previous_norepinephrine_equivalent
         return replace(following, memory=self._windows(patients, *doses)[:, 1:])
 
-    def _windows(
-        self, patients: Patients, fluid_ml: Floats, dose: Floats
-    ) -> NDArray[np.float32]:
+    def _windows(self, patients: Patients, fluid_ml: Floats, dose: Floats) -> NDArray[np.float32]:
         """[n, 12, 130] the last inputs, zeros before the first."""
         state = state_inputs(patients, self.preprocessing)
         now = np.concatenate([state, dose_inputs(fluid_ml, dose, self.preprocessing)], axis=1)
