@@ -99,7 +99,7 @@ def _calibration(log: Trajectories, expected: Predictions) -> Any:
         "90-day mortality, at the end": (died[at["at_end"]], expected.mortality_90d[at["at_end"]]),
     }
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.3), layout="constrained")
+        figure = Figure(figsize=(9, 3.8), layout="constrained")
         for axis, (title, (truth, predicted)) in zip(
             figure.subplots(1, len(panels), sharex=True, sharey=True), panels.items(), strict=True
         ):
@@ -126,7 +126,7 @@ def _coverage(model: ClinicalWorldModel, log: Trajectories, expected: Prediction
         labels = [f"{FEATURES[i].name} ({measured[i]})" for i in order]
         axis.set_yticks(np.arange(len(order)), labels, fontsize=7)
         axis.set(xlabel="Share of measured values inside the 90% interval", ylim=(-1, len(order)))
-        axis.set_title("One-step intervals by feature (values measured); ground: .88 to .92")
+        axis.set_title("One-step intervals (number of values)\nGrey: the target")
     return figure
 
 
@@ -157,8 +157,8 @@ def _fans(model: ClinicalWorldModel, log: Trajectories) -> Any:
         for axis, name in zip(grid[:, 0], _FAN_FEATURES, strict=True):
             axis.set_ylabel(f"{name}\n({FEATURES[FEATURE_INDEX[name]].unit})")
         figure.suptitle(
-            f"Open loop from the first state on: median and 5-95% of {_FAN_DRAWS} sampled courses "
-            "under the logged doses (blue, grey), measured values (orange)",
+            f"Blue, grey: median and 5-95% of {_FAN_DRAWS} courses sampled from the first state "
+            "under the logged doses. Orange: measured.",
             fontsize=9,
         )
     return figure
