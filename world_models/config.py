@@ -32,6 +32,8 @@ class TrainConfig:
         seed: Of the initial weights, the order of stays and the members' stay weights.
         device: Where to train, such as ``cpu`` or ``cuda``.
         bfloat16: Whether to run the network in bfloat16 (on a GPU).
+        init: Name or folder of a world model to go on from, whose size and scales are kept; None
+            to begin anew.
     """
 
     members: int = 3
@@ -50,6 +52,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "cpu"
     bfloat16: bool = False
+    init: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import Trajectories
-from world_models.checkpoint import save_world_model
+from world_models.checkpoint import load_world_model, save_world_model
 from world_models.config import TrainConfig
 from world_models.effects import Effects, no_effects, prior_effects
+from world_models.forecast import in_scales_of
 from world_models.model import ClinicalWorldModel
 from world_models.noise import fit_noise
 from world_models.physiology.effects import true_effects
@@ -64,8 +65,13 @@ def train_world_model(
     config = config or TrainConfig()
     if trajectories.preprocessing.alignment != "causal":
         raise ConfigError("a world model needs a cohort of causal alignment, not same_window")
+    earlier = None
+    if config.init is not None:
+        earlier = load_world_model(config.init)
+        config = replace(config, members=earlier.members, hidden=earlier.hidden)
+        trajectories = in_scales_of(trajectories, earlier.preprocessing)
     train, validation = trajectories.split("train"), trajectories.split("validation")
-    run = _Run(train, validation, config)
+    run = _Run(train, validation, config, earlier)
     target = check_target(out)
     state = target.parent / f".{target.name}-training"
     run.resume(state, trajectories.content_hash)
@@ -110,7 +116,13 @@ def _provenance(trajectories: Trajectories, run: "_Run") -> dict[str, Any]:
 class _Run:
     """A training under way."""
 
-    def __init__(self, train: Trajectories, validation: Trajectories, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        train: Trajectories,
+        validation: Trajectories,
+        config: TrainConfig,
+        earlier: ClinicalWorldModel | None = None,
+    ) -> None:
         self.config = config
         self.generator = torch.Generator().manual_seed(config.seed)
         self.network = EnsembleNetwork(config.members, config.hidden, self.generator)
@@ -127,6 +139,9 @@ class _Run:
         with torch.no_grad():
             self.network.direct_weight[..., :N_FEATURES] = weights
             self.network.output_bias[..., :N_FEATURES] = intercepts
+        if earlier is not None:
+            weights_before = {name: torch.from_numpy(w) for name, w in earlier.weights.items()}
+            self.network.load_state_dict(weights_before)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
