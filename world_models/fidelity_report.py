@@ -31,8 +31,8 @@ ROWS = {
 _RATIOS = {"one_step_mae": "one-step error / floor", "open_loop_12_mae": "open loop / floor"}
 _SHARES = {"one_step_mae": "one-step gap closed", "open_loop_12_mae": "open-loop gap closed"}
 NOTE = (
-    "Errors are z-scores of measured values. The floor re-simulates from the true state; of the "
-    "gap from persistence to it a share is closed. Research software, never for patient care."
+    "Errors are z-scores of measured values. The floor is what the truth but for luck allows.\n"
+    "Research software, never for patient care."
 )
 
 
@@ -44,10 +44,8 @@ def fidelity_table(columns: dict[str, Numbers], title: str = "Fidelity on held-o
     for cells in _cells(columns):
         table.add_row(*cells)
     out = io.StringIO()
-    console = Console(file=out, width=46 + 14 * len(columns))
-    console.print(table)
-    console.print(NOTE)
-    return out.getvalue()
+    Console(file=out, width=46 + 14 * len(columns)).print(table)
+    return f"{out.getvalue()}{NOTE}\n"
 
 
 def fidelity_markdown(columns: dict[str, Numbers]) -> str:
@@ -90,8 +88,9 @@ def _cells(columns: dict[str, Numbers]) -> list[list[str]]:
 
 
 def _gap_closed(columns: dict[str, Numbers], numbers: Numbers, name: str) -> str:
-    worst, best = columns["persistence"][name], columns["floor"][name]
-    return f"{(worst - numbers[name]) / (worst - best):.0%}"
+    gap = columns["persistence"][name] - columns["floor"][name]
+    closed = columns["persistence"][name] - numbers[name]
+    return f"{closed / gap:.0%}" if gap > 0 else "n/a"
 
 
 def _shown(value: float) -> str:

@@ -33,7 +33,7 @@ except ImportError as error:
 
 STATE_WINDOW, OUTCOME_WINDOW = 6, 12
 _HIDDEN, _LAYERS = 128, 2
-_EPOCHS, _PATIENCE, _BATCH, _LEARNING_RATE = 40, 4, 256, 1e-3
+_PATIENCE, _BATCH, _LEARNING_RATE = 4, 256, 1e-3
 _BLOCK = 4096  # windows at a time
 
 
@@ -101,12 +101,15 @@ class PublishedModel:
         return np.concatenate([before, now[:, None]], axis=1)
 
 
-def train_published(trajectories: Trajectories, *, seed: int = 0) -> PublishedModel:
+def train_published(
+    trajectories: Trajectories, *, seed: int = 0, epochs: int = 40
+) -> PublishedModel:
     """Trains both networks on the training split; each stops by its own validation loss.
 
     Args:
         trajectories: A whole cohort.
         seed: Of the weights and the order of the windows.
+        epochs: Most passes over the training split.
     """
     train = _Windows.of(trajectories.split("train"))
     validation = _Windows.of(trajectories.split("validation"))
@@ -117,7 +120,8 @@ def train_published(trajectories: Trajectories, *, seed: int = 0) -> PublishedMo
         (states, STATE_WINDOW, _state_loss, "published, states"),
         (outcome, OUTCOME_WINDOW, _outcome_loss, "published, outcome"),
     ):
-        _fit(network, window, loss, train, validation, seed, name)
+        with tqdm(total=epochs, desc=name, disable=None) as bar:
+            _fit(network, window, loss, train, validation, seed, bar)
     return PublishedModel(trajectories.preprocessing, states, outcome)
 
 
@@ -159,13 +163,13 @@ def _fit(
     train: _Windows,
     validation: _Windows,
     seed: int,
-    name: str,
+    bar: Any,
 ) -> None:
     """Trains in place and ends with the weights of the best validation loss."""
     optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     best, best_loss, waited = network.state_dict(), float("inf"), 0
-    for _ in tqdm(range(_EPOCHS), desc=name, disable=None):
+    for _ in range(bar.total):
         for rows in torch.randperm(len(train), generator=generator).split(_BATCH):  # type: ignore[no-untyped-call]
             windows, *came = train.take(rows, window)
             optimizer.zero_grad()
@@ -173,6 +177,7 @@ def _fit(
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
         now = _validation_loss(network, window, loss, validation)
+        bar.update()
         waited += 1
         if now < best_loss:
             best_loss, waited = now, 0
