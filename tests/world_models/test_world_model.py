@@ -304,6 +304,18 @@ def test_interrupted_training_goes_on_to_the_same_model(cohort, tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
 
 
+def test_training_goes_on_from_an_earlier_model(trained, raw_cohort, tmp_path):
+    earlier, folder = trained
+    other = assemble(raw_cohort, AssemblyConfig(), source="x", credentialed=False)
+    config = replace(QUICK, init=str(folder), learning_rate=1e-6)
+    model = train_world_model(other, tmp_path / "tuned", config)
+    assert (model.members, model.hidden) == (earlier.members, earlier.hidden)
+    assert model.preprocessing == earlier.preprocessing
+    for name, weight in earlier.weights.items():  # steps this small hardly leave it
+        np.testing.assert_allclose(model.weights[name], weight, atol=1e-3, err_msg=name)
+    assert load_world_model(tmp_path / "tuned").preprocessing == earlier.preprocessing
+
+
 def test_what_cannot_be_loaded_or_trained_is_named(trained, raw_cohort, tmp_path):
     with pytest.raises(UnknownNameError, match=r"'nowhere'; there are .*default"):
         load_world_model("nowhere")
