@@ -11,9 +11,7 @@ from sepsis_gym.trajectories import Trajectories
 from world_models.forecast import Forecaster
 
 
-def followed(
-    model: Forecaster, log: Trajectories
-) -> Iterator[tuple[NDArray[np.int64], Patients]]:
+def followed(model: Forecaster, log: Trajectories) -> Iterator[tuple[NDArray[np.int64], Patients]]:
     """Yields, step by step, the rows of all stays that go on, and their patients with a memory."""
     patients: Patients | None = None
     for t in range(int(log.n_decisions.max())):

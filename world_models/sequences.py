@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.trajectories import Trajectories
-from world_models.effects import Effects
+from world_models.effects import Effects, no_effects
 from world_models.inputs import VENTILATED_INPUT, Z_INPUTS, dose_inputs, state_inputs
 from world_models.network import EnsembleNetwork, split_outputs
 
@@ -50,9 +50,9 @@ class Sequences:
     death: Tensor
 
     @classmethod
-    def of(cls, trajectories: Trajectories, effects: Effects, device: str) -> Self:
+    def of(cls, log: Trajectories, device: str, effects: Effects | None = None) -> Self:
         """Lays out all stays and what is known of effects at their decisions."""
-        log, preprocessing = trajectories, trajectories.preprocessing
+        effects, preprocessing = effects or no_effects(log), log.preprocessing
         patients = log.patients(np.arange(log.offsets[-1]))
         doses = dose_inputs(
             np.nan_to_num(log.fluid_ml), np.nan_to_num(log.norepinephrine_equivalent), preprocessing

@@ -19,7 +19,7 @@ from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import Trajectories
 from world_models.checkpoint import load_world_model, save_world_model
 from world_models.config import TrainConfig
-from world_models.effects import Effects, no_effects, prior_effects
+from world_models.effects import Effects, prior_effects
 from world_models.forecast import in_scales_of
 from world_models.model import ClinicalWorldModel
 from world_models.noise import fit_noise
@@ -91,13 +91,13 @@ def train_world_model(
     return model
 
 
-def _effects(log: Trajectories, config: TrainConfig) -> Effects:
+def _effects(log: Trajectories, config: TrainConfig) -> Effects | None:
     """What training is told of effects at the decisions of these stays."""
     if config.effects == "truth":
         return true_effects(log, config.seed)
     if config.effects == "prior":
         return prior_effects(log, config.seed)
-    return no_effects(log)
+    return None
 
 
 def _provenance(trajectories: Trajectories, run: "_Run") -> dict[str, Any]:
@@ -128,7 +128,7 @@ class _Run:
         self.network = EnsembleNetwork(config.members, config.hidden, self.generator)
         self.network.to(config.device)
         self.train, self.validation = (
-            Sequences.of(part, _effects(part, config), config.device)
+            Sequences.of(part, config.device, _effects(part, config))
             for part in (train, validation)
         )
         weight = torch.empty(config.members, len(self.train))
