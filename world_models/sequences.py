@@ -213,12 +213,13 @@ def _effect_loss(
     claimed = ~truth.isnan()
     error = (difference - truth.nan_to_num()) ** 2 / batch.effect_scale[:, t].clamp(min=1e-6)
     loss = torch.where(claimed, error, 0).sum(-1)
+    known = ~death.isnan()
+    death = death.nan_to_num()  # before the product: a NaN would come back with the gradient
     for one, answer in enumerate((first, second)):
         log_end = split_outputs(answer)[4].log_softmax(-1)
-        died = log_end[..., End.DIED]
-        alive = torch.logsumexp(log_end[..., : End.DIED], -1)
+        died, alive = log_end[..., End.DIED], torch.logsumexp(log_end[..., : End.DIED], -1)
         likelihood = death[:, one] * died + (1 - death[:, one]) * alive
-        loss = loss - likelihood.nan_to_num()
+        loss = loss - known[:, one] * likelihood
     return loss
 
 

@@ -124,6 +124,7 @@ class _Run:
         earlier: ClinicalWorldModel | None = None,
     ) -> None:
         self.config = config
+        self.effect_share = 0.0 if config.effects == "log" else config.effect_share
         self.generator = torch.Generator().manual_seed(config.seed)
         self.network = EnsembleNetwork(config.members, config.hidden, self.generator)
         self.network.to(config.device)
@@ -161,8 +162,8 @@ class _Run:
             batch = self.train.take(index.to(config.device))
             switch = _switch_steps(batch, config.open_loop_share, generator)
             kept = self._dropout(len(index), generator)
-            steps = range(int(batch.mask.any(0).sum()))
-            asked = [t for t in steps if torch.rand((), generator=generator) < config.effect_share]
+            drawn = torch.rand(batch.mask.shape[1], generator=generator)
+            asked = (drawn < self.effect_share).nonzero().flatten().tolist()
             loss = self._loss(batch, self.stay_weight[:, index], switch, kept, asked).sum()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
