@@ -18,6 +18,7 @@ class End(IntEnum):
     DISCHARGED = 1
     DIED = 2
     HORIZON = 3
+    LEFT_SUPPORT = 4
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Transition:
 
     Attributes:
         patients: The patients one step later (also those whose stay has just ended).
-        end: [n] :class:`End` codes; ``HORIZON`` is the environment's to set, never the model's.
+        end: [n] :class:`End` codes; ``HORIZON`` and ``LEFT_SUPPORT`` are the environment's to set,
+            never the model's.
         mortality_90d: [n] predicted probability of death within 90 days of those who survive the
             step, given whether they were discharged in it.
         epistemic: [n] disagreement of the ensemble about the step, in mean z-score units.
