@@ -7,12 +7,14 @@ from typing import Any
 import gymnasium as gym
 
 from sepsis_gym.dynamics import TransitionModel
-from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv, SepsisVectorEnv
+from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv, SepsisVectorEnv, SupportConfig
+from sepsis_gym.envs.vector import NEXT_STEP
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.reward import RewardConfig
 from sepsis_gym.trajectories import Split, Trajectories
 
 ModelLike = TransitionModel | str | PathLike[str]
+Stays = Trajectories | str | PathLike[str]
 SAMPLE_COHORT = Path(__file__).parent / "sample_cohort"
 """A few dozen synthetic stays, so that replay works straight after installation."""
 
@@ -26,14 +28,40 @@ def resolve_model(model: ModelLike) -> TransitionModel:
     return model
 
 
+def resolve_stays(trajectories: Stays, split: Split | None) -> Trajectories:
+    """Returns logged stays themselves or from their folder, all or those of one split."""
+    if not isinstance(trajectories, Trajectories):
+        trajectories = Trajectories.load(trajectories)
+    return trajectories if split is None else trajectories.split(split)
+
+
 def make_sepsis_wm(
     model: ModelLike = "default",
     *,
     reward: RewardConfig | None = None,
+    support: SupportConfig | None = None,
+    start_from: Stays | None = None,
+    start_split: Split | None = "test",
     render_mode: str | None = None,
 ) -> SepsisEnv:
-    """Opens ``SepsisWM-v0``: a patient simulated by a learned world model."""
-    return SepsisEnv(resolve_model(model), reward=reward, render_mode=render_mode)
+    """Opens ``SepsisWM-v0``: a patient simulated by a learned world model.
+
+    Args:
+        model: The world model, its name or its folder.
+        reward: The reward; the published one if not given.
+        support: Guards against exploiting the model; none if not given.
+        start_from: Logged stays, or their folder, to start from; the model draws its starts if not
+            given.
+        start_split: Which of those; None for all.
+        render_mode: ``ansi``, ``rgb_array``, ``human`` or None.
+    """
+    return SepsisEnv(
+        resolve_model(model),
+        reward=reward,
+        support=support,
+        start_from=None if start_from is None else resolve_stays(start_from, start_split),
+        render_mode=render_mode,
+    )
 
 
 def make_sepsis_wm_vector(
@@ -41,15 +69,38 @@ def make_sepsis_wm_vector(
     model: ModelLike = "default",
     *,
     reward: RewardConfig | None = None,
+    support: SupportConfig | None = None,
+    start_from: Stays | None = None,
+    start_split: Split | None = "test",
+    autoreset_mode: object = NEXT_STEP,
 ) -> SepsisVectorEnv:
-    """Opens ``num_envs`` episodes of ``SepsisWM-v0`` in one batch."""
-    return SepsisVectorEnv(num_envs, resolve_model(model), reward=reward)
+    """Opens ``num_envs`` episodes of ``SepsisWM-v0`` in one batch.
+
+    Args:
+        num_envs: How many.
+        model: As for the single environment, like all but the last.
+        reward: The reward.
+        support: Guards against exploiting the model.
+        start_from: Logged stays to start from.
+        start_split: Which of those.
+        autoreset_mode: See :class:`~sepsis_gym.envs.vector.SepsisVectorEnv`.
+    """
+    return SepsisVectorEnv(
+        num_envs,
+        resolve_model(model),
+        reward=reward,
+        support=support,
+        start_from=None if start_from is None else resolve_stays(start_from, start_split),
+        autoreset_mode=autoreset_mode,
+    )
 
 
 def make_sepsis_physio(
     *,
     preprocessing: Preprocessing | None = None,
     reward: RewardConfig | None = None,
+    support: SupportConfig | None = None,
+    start_from: Stays | None = None,
     render_mode: str | None = None,
 ) -> SepsisEnv:
     """Opens ``SepsisPhysio-v0``: a mechanistic patient, whose response to treatment is the truth.
@@ -58,10 +109,20 @@ def make_sepsis_physio(
         preprocessing: Scales and dose levels of the cohort that an agent comes from; those of
             ``SepsisWM-v0`` if not given.
         reward: The reward; the published one if not given.
-        render_mode: ``ansi`` or None.
+        support: Changes nothing here, where nothing is in doubt.
+        start_from: Is refused: a logged stay does not say which body was behind it.
+        render_mode: ``ansi``, ``rgb_array``, ``human`` or None.
+
+    Raises:
+        ConfigError: ``start_from`` is given.
     """
-    model = mechanistic_model(preprocessing)
-    return SepsisEnv(model, reward=reward, render_mode=render_mode)
+    return SepsisEnv(
+        mechanistic_model(preprocessing),
+        reward=reward,
+        support=support,
+        start_from=None if start_from is None else resolve_stays(start_from, None),
+        render_mode=render_mode,
+    )
 
 
 def make_sepsis_physio_vector(
@@ -69,9 +130,25 @@ def make_sepsis_physio_vector(
     *,
     preprocessing: Preprocessing | None = None,
     reward: RewardConfig | None = None,
+    support: SupportConfig | None = None,
+    autoreset_mode: object = NEXT_STEP,
 ) -> SepsisVectorEnv:
-    """Opens ``num_envs`` episodes of ``SepsisPhysio-v0`` in one batch."""
-    return SepsisVectorEnv(num_envs, mechanistic_model(preprocessing), reward=reward)
+    """Opens ``num_envs`` episodes of ``SepsisPhysio-v0`` in one batch.
+
+    Args:
+        num_envs: How many.
+        preprocessing: As for the single environment, like all but the last.
+        reward: The reward.
+        support: Changes nothing here.
+        autoreset_mode: See :class:`~sepsis_gym.envs.vector.SepsisVectorEnv`.
+    """
+    return SepsisVectorEnv(
+        num_envs,
+        mechanistic_model(preprocessing),
+        reward=reward,
+        support=support,
+        autoreset_mode=autoreset_mode,
+    )
 
 
 def mechanistic_model(preprocessing: Preprocessing | None) -> TransitionModel:
@@ -82,7 +159,7 @@ def mechanistic_model(preprocessing: Preprocessing | None) -> TransitionModel:
 
 
 def make_sepsis_replay(
-    trajectories: Trajectories | str | PathLike[str] = SAMPLE_COHORT,
+    trajectories: Stays = SAMPLE_COHORT,
     *,
     split: Split | None = None,
     model: ModelLike | None = "default",
@@ -94,14 +171,11 @@ def make_sepsis_replay(
         trajectories: The stays or their folder.
         split: Keep the stays of one split only.
         model: World model for ``simulate``; None for none.
-        render_mode: ``ansi`` or None.
+        render_mode: ``ansi``, ``rgb_array``, ``human`` or None.
     """
-    if not isinstance(trajectories, Trajectories):
-        trajectories = Trajectories.load(trajectories)
-    if split is not None:
-        trajectories = trajectories.split(split)
     resolved = None if model is None else resolve_model(model)
-    return SepsisReplayEnv(trajectories, model=resolved, render_mode=render_mode)
+    stays = resolve_stays(trajectories, split)
+    return SepsisReplayEnv(stays, model=resolved, render_mode=render_mode)
 
 
 def register_environments() -> None:

@@ -1,6 +1,6 @@
-"""What the single-patient environments share: spaces, the bedside chart and what-if questions."""
+"""What the single-patient environments share: spaces, rendering and what-if questions."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,13 +15,19 @@ from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import encode_observation, observation_space
 from sepsis_gym.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from sepsis_gym.envs.figure import StayWindow
+
 Shown = tuple[NDArray[np.float32], dict[str, Any]]
 
 
 class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
     """One patient at a time; subclasses say where the next state comes from."""
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array", "human"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -34,10 +40,16 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         Args:
             preprocessing: Clock, scales and dose levels of the states shown.
             model: What :meth:`simulate` asks.
-            render_mode: ``ansi`` or None.
+            render_mode: ``ansi``, ``rgb_array``, ``human`` or None.
+
+        Raises:
+            ImportError: ``rgb_array`` without matplotlib.
         """
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ConfigError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ConfigError(f"render_mode must be None, {', '.join(modes)}, got {render_mode!r}")
+        if render_mode == "rgb_array":
+            import sepsis_gym.envs.figure  # noqa: F401  fails now, not at the first frame
         if model is not None and model.preprocessing.step_hours != preprocessing.step_hours:
             raise ConfigError(
                 f"the world model steps {model.preprocessing.step_hours} h, "
@@ -49,6 +61,9 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.observation_space = observation_space(preprocessing)
         self.action_space = gym.spaces.Discrete(N_ACTIONS)
         self._state: EpisodeState | None = None
+        self._history: tuple[EpisodeState, ...] = ()
+        self._stay_id: int | None = None
+        self._window: StayWindow | None = None
 
     def simulate(self, actions: NDArray[np.integer]) -> Simulation:
         """Predicts the next step under each of k actions; state and random stream stay put.
@@ -61,14 +76,29 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         doses = self.preprocessing.action_bins.doses(np.atleast_1d(actions))
         return self.model.simulate(self._ongoing().patients, *doses)
 
-    def render(self) -> str | None:  # type: ignore[override]
-        """The bedside chart as text in ``ansi`` mode."""
+    def render(self) -> str | NDArray[np.uint8] | None:  # type: ignore[override]
+        """The bedside chart as text in ``ansi`` mode, the stay's figure in ``rgb_array`` mode.
+
+        In ``human`` mode None: ``reset`` and ``step`` show the stay by themselves.
+        """
         if self.render_mode is None:
             gym.logger.warn('render() needs gym.make(..., render_mode="ansi")')
             return None
         if self._state is None:
             raise ResetNeeded("render() needs reset() first")
-        return bedside_text(describe_one(self._state, self.preprocessing))
+        if self.render_mode == "human":
+            return None
+        if self.render_mode == "ansi":
+            return bedside_text(describe_one(self._state, self.preprocessing))
+        from sepsis_gym.envs.figure import stay_frame
+
+        return stay_frame(self._history, self.preprocessing)
+
+    def close(self) -> None:
+        """Closes the window of ``human`` mode."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
 
     def _ongoing(self) -> EpisodeState:
         if self._state is None or self._state.terminated[0]:
@@ -76,6 +106,29 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         return self._state
 
     def _show(self, state: EpisodeState) -> Shown:
-        self._state = state
+        before = () if state.patients.step[0] == 0 else self._history
+        self._state, self._history = state, (*before, state)
         observation = encode_observation(state.patients, self.preprocessing)[0]
-        return observation, describe_one(state, self.preprocessing)
+        info = describe_one(state, self.preprocessing)
+        if self._stay_id is not None:
+            info["stay_id"] = self._stay_id
+        if self.render_mode == "human":
+            self._display(info)
+        return observation, info
+
+    def _display(self, info: dict[str, Any]) -> None:
+        """Shows the stay in a window; where there can be none, prints the bedside chart."""
+        if self._window is None:
+            self._window = _open_window()
+        if self._window is None:
+            print(bedside_text(info), end="\n\n")
+        else:
+            self._window.show(self._history, self.preprocessing)
+
+
+def _open_window() -> "StayWindow | None":
+    try:
+        from sepsis_gym.envs.figure import StayWindow
+    except ImportError:  # without matplotlib
+        return None
+    return StayWindow.open()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sepsis_gym.actions import check_actions
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs.base import PatientEnv, Shown
-from sepsis_gym.envs.episode import EpisodeState, begin
+from sepsis_gym.envs.episode import begin
 from sepsis_gym.errors import ConfigError, UnknownNameError
 from sepsis_gym.patients import Patients
 from sepsis_gym.trajectories import Trajectories
@@ -38,7 +38,7 @@ class SepsisReplayEnv(PatientEnv):
         Args:
             trajectories: The stays.
             model: What :meth:`simulate` asks; it follows the logged states.
-            render_mode: ``ansi`` or None.
+            render_mode: ``ansi``, ``rgb_array``, ``human`` or None.
         """
         super().__init__(trajectories.preprocessing, model, render_mode)
         self.trajectories = trajectories
@@ -59,6 +59,7 @@ class SepsisReplayEnv(PatientEnv):
         else:
             self._stay = int(self.np_random.integers(len(self.trajectories)))
         self.chosen = []
+        self._stay_id = int(self.trajectories.stays.stay_id[self._stay])
         return self._show(begin(self._logged(0), self.preprocessing))
 
     def step(
@@ -95,8 +96,3 @@ class SepsisReplayEnv(PatientEnv):
         """The clinician's action in this state, -1 in the last; ``info`` hides it on purpose."""
         log = self.trajectories
         return int(log.action[log.offsets[self._stay] + len(self.chosen)])
-
-    def _show(self, state: EpisodeState) -> Shown:
-        observation, info = super()._show(state)
-        info["stay_id"] = int(self.trajectories.stays.stay_id[self._stay])
-        return observation, info

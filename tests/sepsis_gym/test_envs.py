@@ -164,8 +164,11 @@ def test_unknown_world_model_and_options_are_named():
         gym.make("SepsisWM-v0", model="no-such-model")
     with pytest.raises(ConfigError, match="reset option"):
         gym.make("SepsisReplay-v0").reset(options={"seed": 3})
-    with pytest.raises(ConfigError, match="render_mode"):
-        gym.make("SepsisWM-v0", render_mode="human")
+
+
+def test_an_unknown_render_mode_is_named(toy_model):
+    with pytest.raises(ConfigError, match="ansi, rgb_array, human, got 'svg'"):
+        SepsisEnv(toy_model, render_mode="svg")
 
 
 def test_replay_walks_the_logged_stay_whatever_the_agent_does(trajectories, toy_model):
