@@ -4,6 +4,7 @@ from typing import Any
 
 from sepsis_gym.actions import decode_action
 from sepsis_gym.dynamics import End
+from sepsis_gym.envs.episode import UNKNOWN
 from sepsis_gym.features import FEATURES
 
 
@@ -28,6 +29,6 @@ def bedside_text(info: dict[str, Any]) -> str:
         cells.append(f"{feature.name} {info['state'][index]:.4g} {feature.unit}{when}")
     lines += ["   ".join(cells[at : at + 4]) for at in range(0, len(cells), 4)]
     if info["end"] != End.ONGOING:
-        outcome = "dead" if info["died_90d"] else "alive"
-        lines.append(f"end of stay: {End(info['end']).name.lower()}; {outcome} at 90 days")
+        outcome = {UNKNOWN: "", 0: "; alive at 90 days", 1: "; dead at 90 days"}[info["died_90d"]]
+        lines.append(f"end of stay: {End(info['end']).name.lower().replace('_', ' ')}{outcome}")
     return "\n".join(lines)
