@@ -64,6 +64,7 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         self._history: tuple[EpisodeState, ...] = ()
         self._stay_id: int | None = None
         self._window: StayWindow | None = None
+        self._can_open_window = True
 
     def simulate(self, actions: NDArray[np.integer]) -> Simulation:
         """Predicts the next step under each of k actions; state and random stream stay put.
@@ -118,8 +119,9 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     def _display(self, info: dict[str, Any]) -> None:
         """Shows the stay in a window; where there can be none, prints the bedside chart."""
-        if self._window is None:
+        if self._window is None and self._can_open_window:
             self._window = _open_window()
+            self._can_open_window = self._window is not None
         if self._window is None:
             print(bedside_text(info), end="\n\n")
         else:
