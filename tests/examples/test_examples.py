@@ -15,7 +15,7 @@ def load(name):
 
 def test_examples_are_short():
     lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert set(lengths) == {"env_loop.py", "offline_agent.py", "llm_agent.py"}
+    assert set(lengths) == {"env_loop.py", "offline_agent.py", "online_agent.py", "llm_agent.py"}
     assert max(lengths.values()) < 60
 
 
@@ -31,6 +31,15 @@ def test_offline_agent(capsys):
     table = load("offline_agent").main(n_steps=30)
     assert "clinicians" in table
     assert "bcq" in table
+
+
+def test_online_agent(capsys):
+    pytest.importorskip("stable_baselines3", reason="the online extra is not installed")
+    values = load("online_agent").main(steps=64, episodes=50)
+    told = capsys.readouterr().out
+    for name in ("SepsisWM-v0", "SepsisPhysio-v0"):
+        assert -20 < values[name] < 20
+        assert f"{name}: mean return {values[name]:+.2f} over 50 patients" in told
 
 
 def test_llm_agent(capsys, prescribing_server):
