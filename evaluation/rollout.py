@@ -51,7 +51,8 @@ def rollout_value(
         confidence: Coverage of the interval.
 
     Raises:
-        ConfigError: ``episodes`` is below 1, or the agent cannot be asked in batches.
+        ConfigError: ``episodes`` is below 1, the agent cannot be asked in batches, or the vector
+            environment resets otherwise.
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
@@ -59,6 +60,9 @@ def rollout_value(
     if isinstance(env, gym.vector.VectorEnv):
         if not isinstance(agent, BatchAgent):
             raise ConfigError("a vector environment needs a BatchAgent; pass a single environment")
+        mode = env.metadata.get("autoreset_mode", "NextStep")
+        if getattr(mode, "value", mode) != "NextStep":
+            raise ConfigError(f"rollouts need a vector environment of next-step autoreset: {mode}")
         returns = _vector_returns(env, agent, -(-episodes // env.num_envs), seed, gamma, rng)
     else:
         returns = _single_returns(env, agent, episodes, seed, gamma)

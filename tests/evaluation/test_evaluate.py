@@ -222,6 +222,9 @@ def test_agents_that_a_vector_environment_cannot_run_say_so(trajectories, toy_mo
     assert "needs a batch agent" in walked.reasons[-1]
     with pytest.raises(ConfigError, match="BatchAgent"):
         rollout_value(env, agents["walked"], episodes=1, seed=0)
+    other = SepsisVectorEnv(4, toy_model, autoreset_mode="SameStep")
+    with pytest.raises(ConfigError, match="next-step autoreset"):
+        rollout_value(other, agents["batch"], episodes=1, seed=0)
 
 
 @pytest.mark.parametrize("bad", [UNIFORM * 2, UNIFORM[:5], np.where(CONSTANT, 2.0, -1 / 24)])
