@@ -101,7 +101,8 @@ class SepsisEnv(PatientEnv):
     ``simulate(actions)`` predicts one step without taking it. ``get_state()`` and
     ``set_state(state)`` go back to any moment, the random stream included: the same actions then
     give the same trajectory. A state may be carried to another environment over the same model;
-    a vector environment takes the state of one patient for all its places.
+    a vector environment takes the state of one patient for all its places. Both methods are
+    ``env.unwrapped``'s: what wrappers count (a time limit's steps, say) does not go back with them.
 
     ## Version history
     - v0: first release.

@@ -58,7 +58,8 @@ class Snapshot:
         if here == n:
             return self.episodes, self.stay_id
         if here != 1:
-            raise ConfigError(f"set_state() takes the state of 1 or {n} patients, got {here}")
+            wanted = "one patient" if n == 1 else f"one patient or {n}"
+            raise ConfigError(f"set_state() takes the state of {wanted}, got that of {here}")
         copies: NDArray[Any] = np.zeros(n, np.int64)
         return self.episodes.take(copies), None if self.stay_id is None else self.stay_id[copies]
 

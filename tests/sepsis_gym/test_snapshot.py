@@ -107,7 +107,7 @@ def test_a_state_of_other_dynamics_or_numbers_is_refused(toy_model):
     expected = course(env)
     env.set_state(before)
     vector.reset(seed=0)
-    with pytest.raises(ConfigError, match="1 or 1 patients, got 3"):
+    with pytest.raises(ConfigError, match="of one patient, got that of 3"):
         env.set_state(vector.get_state())
     wm, physio = (gym.make(name).unwrapped for name in NAMES)
     wm.reset(seed=0)
