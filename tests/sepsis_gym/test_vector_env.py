@@ -151,20 +151,22 @@ def test_make_vec_takes_and_declares_the_mode(name, mode):
     assert env.closed
 
 
-def test_gymnasium_counts_the_episodes_of_either_mode(toy_model):
-    if ENUM is None:
-        pytest.skip("this Gymnasium knows next-step autoreset only")
-    for mode in MODES[:2]:
-        env = gym.wrappers.vector.RecordEpisodeStatistics(
-            SepsisVectorEnv(4, toy_model, autoreset_mode=mode)
-        )
-        env.reset(seed=0)
+def test_gymnasium_counts_episodes_as_it_does_for_its_own(toy_model):
+    for mode in MODES[: 2 if ENUM else 1]:
+        settings = {"autoreset_mode": mode} if ENUM else {}
+        own = gym.vector.SyncVectorEnv([lambda: SepsisEnv(toy_model)], **settings)
+        both = [
+            gym.wrappers.vector.RecordEpisodeStatistics(env)
+            for env in (SepsisVectorEnv(1, toy_model, autoreset_mode=mode), own)
+        ]
+        for env in both:
+            env.reset(seed=0)
         finished = 0
         for _ in range(80):
-            _, _, over, _, info = env.step(np.zeros(4, int))
-            finished += over.sum()
-            if over.any():
-                lengths = info["episode"]["l"][over]
-                last = info["final_info"] if mode == "SameStep" else info
-                np.testing.assert_array_equal(lengths, last["step"][over])
-        assert finished > 10
+            ours, theirs = (env.step(np.zeros(1, int))[4].get("episode") for env in both)
+            assert (ours is None) == (theirs is None)
+            if ours:
+                finished += 1
+                for key in ("r", "l"):
+                    np.testing.assert_array_equal(ours[key], theirs[key])
+        assert finished > 2
