@@ -58,6 +58,7 @@ def test_episodes_are_those_of_the_vector_env(toy_model):
                 assert each["sofa"] == info["sofa"][index]
                 continue
             np.testing.assert_array_equal(each["terminal_observation"], info["final_obs"][index])
+            assert ours.reset_infos[index]["sofa"] == info["sofa"][index]
             assert each["died_90d"] == info["final_info"]["died_90d"][index]
             assert not any(key.startswith("_") for key in each)
             assert each["episode"]["r"] == pytest.approx(total[index])

@@ -45,6 +45,8 @@ def test_only_held_out_stays_start_an_episode_unless_asked(sample, tmp_path):
     in_training = int(sample.split("train").stays.stay_id[0])
     with pytest.raises(UnknownNameError, match=f"no stay {in_training}"):
         env.reset(options={"stay_id": in_training})
+    vector = gym.make_vec("SepsisWM-v0", num_envs=8, start_from=sample)
+    assert set(vector.reset(seed=0)[1]["stay_id"].tolist()) <= held_out
     whole = gym.make("SepsisWM-v0", start_from=sample, start_split=None)
     assert whole.reset(options={"stay_id": in_training})[1]["stay_id"] == in_training
 
