@@ -35,7 +35,12 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#E3E3E3",
     "grid.linewidth": 0.6,
-    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": _BLACK,
+    "axes.labelcolor": _BLACK,
+    "text.color": _BLACK,
+    "xtick.color": _BLACK,
+    "ytick.color": _BLACK,
 }
 _LAYOUT: Any = {
     "left": 0.05, "right": 0.985, "top": 0.92, "bottom": 0.09, "hspace": 0.34, "wspace": 0.17,
@@ -71,6 +76,7 @@ def draw_stay(
     A state stands at the end of the hours it summarises, a dose over the hours in which it was
     given.
     """
+    figure.set_facecolor("white")
     with matplotlib.rc_context(_STYLE):
         # by hand: one size only, and solving for a layout would take most of the time
         axes = figure.subplots(4, 2, sharex=True, gridspec_kw=_LAYOUT)
@@ -98,10 +104,13 @@ class StayWindow:
 
     @classmethod
     def open(cls) -> Self | None:
-        """Opens a window; None where matplotlib's backend has none."""
+        """Opens a window; None where matplotlib's backend has none or there is no screen."""
         from matplotlib import pyplot
 
-        figure = pyplot.figure("sepsis-gym", figsize=_inches(), dpi=_DOTS_PER_INCH)
+        try:
+            figure = pyplot.figure(figsize=_inches(), dpi=_DOTS_PER_INCH)
+        except ImportError:  # the backend of the user's choice does not load without a screen
+            return None
         if figure.canvas.required_interactive_framework is None:
             pyplot.close(figure)
             return None

@@ -53,6 +53,15 @@ def test_drawing_leaves_pyplot_and_the_settings_alone(toy_model, figure):
     assert pyplot.get_fignums() == open_figures
 
 
+def test_it_looks_the_same_whatever_style_the_user_likes(toy_model, figure):
+    from matplotlib import style
+
+    env = played(SepsisEnv(toy_model, render_mode="rgb_array"), 3)
+    frame = env.render()
+    with style.context("dark_background"):
+        np.testing.assert_array_equal(env.render(), frame)
+
+
 def test_the_figure_draws_what_was_measured_held_and_given(trajectories, toy_model, figure):
     env = played(SepsisReplayEnv(trajectories, model=toy_model), 30, seed=2)
     history = env._history
@@ -106,6 +115,15 @@ def test_human_mode_prints_by_itself_where_there_is_no_window(toy_model, monkeyp
     charts.append(twin.render())
     assert env.render() is None
     assert capsys.readouterr().out == "".join(f"{chart}\n\n" for chart in charts)
+
+
+def test_a_backend_without_its_screen_is_no_reason_to_stop(toy_model, figure, monkeypatch, capsys):
+    def fails(**kwargs):
+        raise ImportError("Cannot load backend 'TkAgg' which requires the 'tk' framework")
+
+    monkeypatch.setattr("matplotlib.pyplot.figure", fails)
+    played(SepsisEnv(toy_model, render_mode="human"), 1)
+    assert capsys.readouterr().out.count("Charlson") == 2
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
