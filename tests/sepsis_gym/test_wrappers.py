@@ -25,6 +25,7 @@ def test_two_levels_are_the_action_they_stand_for(toy_model):
             assert one[4]["previous_action"] == two[4]["previous_action"]
 
 
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
 def test_the_wrapped_env_is_checked_and_can_be_made_again():
     check_env(MultiDiscreteAction(gym.make("SepsisWM-v0").unwrapped), skip_render_check=True)
     wrapped = MultiDiscreteAction(gym.make("SepsisWM-v0"))
