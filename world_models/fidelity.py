@@ -20,7 +20,7 @@ Numbers = dict[str, float]
 Z_90 = 1.6449
 """Half the width of a Gaussian's central 90%, in standard deviations."""
 _GCS = np.char.startswith(FEATURE_NAMES, "gcs")
-_VITALS = ("heart_rate", "sysbp", "diabp", "meanbp", "resp_rate", "spo2", "temp_c")
+VITALS = ("heart_rate", "sysbp", "diabp", "meanbp", "resp_rate", "spo2", "temp_c")
 
 
 def evaluate_fidelity(model: Forecaster, trajectories: Trajectories) -> Numbers:
@@ -58,7 +58,7 @@ def score(expected: Predictions, log: Trajectories, preprocessing: Preprocessing
     rows = np.flatnonzero(log.is_decision)
     target, measured = preprocessing.standardize(log.values[rows + 1]), log.measured[rows + 1]
     error = np.abs(expected.mean - target)
-    vitals = np.isin(FEATURE_NAMES, _VITALS)
+    vitals = np.isin(FEATURE_NAMES, VITALS)
     scale = np.broadcast_to(expected.scale, error.shape)
     early = (log.step[rows] < OPEN_LOOP_STEPS)[:, None] & measured
     inside = np.where(np.isnan(scale), np.nan, error <= Z_90 * scale)

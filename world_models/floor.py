@@ -28,7 +28,7 @@ from world_models.physiology.records.blocks import BLOCK_SIZE, RECORDED_HOURS, b
 from world_models.physiology.records.stays import stay_ids
 
 _URINE = FEATURE_INDEX["output_4hourly"]
-_ROWS = 16_384  # copies of patients at a time, so that memory stays flat
+_ROWS = 8_192  # copies of patients at a time, so that memory stays flat
 _DAY_ONE_HOUR = 24
 
 
@@ -50,7 +50,8 @@ def floor(
     averaged.
 
     Args:
-        log: Stays of a cohort made by ``sepsis-gym cohort synthetic``, or some of them.
+        log: Stays of a cohort made by ``sepsis-gym cohort synthetic``, or some of them, causally
+            aligned.
         errors_known: Whether the present errors of the instruments are known too, which persist
             for hours; else only their stationary spread is, and all that is known is the patient.
         draws: Re-simulations of each state.
@@ -177,6 +178,8 @@ def _fill_mortality(
     t = _DAY_ONE_HOUR // log.preprocessing.step_hours - 1
     here = log.n_decisions[block.stay] > t
     stay, bed = block.stay[here], block.bed[here]
+    if not len(stay):
+        return
     ward = block.day_one.take(np.repeat(bed, copies.draws))
     streams, hours = Streams(*[copies.rng] * 5), RECORDED_HOURS - _DAY_ONE_HOUR
     course = run(
