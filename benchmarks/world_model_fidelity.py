@@ -12,8 +12,7 @@ it goes on.
 import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +21,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sepsis_gym.errors import SepsisGymError
+from sepsis_gym.errors import ConfigError, SepsisGymError
 from sepsis_gym.trajectories import Trajectories
 from world_models import TrainConfig, load_world_model
+from world_models.checkpoint import load_provenance
 from world_models.fidelity import Numbers, evaluate_fidelity, score
-from world_models.fidelity_report import ROWS
+from world_models.fidelity_report import ROWS, from_plain, to_plain
 from world_models.floor import floor, is_simulated
 from world_models.published import train_published
 from world_models.references import LinearModel, Persistence
@@ -41,14 +41,32 @@ COVERAGE = (0.88, 0.92)
 Scores = dict[str, list[Numbers]]
 
 
-def kept(file: Path, compute: Callable[[], Numbers]) -> Numbers:
-    """Numbers of an earlier run, or computed and written."""
+def published(cohort: Trajectories, seed: int, file: Path) -> Numbers:
+    """Scores of the published architecture, of an earlier run if there was one."""
     if not file.exists():
+        numbers = evaluate_fidelity(train_published(cohort, seed=seed), cohort.split("test"))
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(compute()))
+        content = {"content_hash": cohort.content_hash, "scores": to_plain(numbers)}
+        partial.write_text(json.dumps(content))
         os.replace(partial, file)
-    numbers: Numbers = json.loads(file.read_text())
-    return numbers
+    content = json.loads(file.read_text())
+    _same(file, content["content_hash"], cohort.content_hash)
+    return from_plain(content["scores"])
+
+
+def world_model(cohort: Trajectories, config: TrainConfig, folder: Path) -> Numbers:
+    """Scores of the world model, trained if it was not yet."""
+    if not folder.exists():
+        train_world_model(cohort, folder, config)
+    provenance = load_provenance(folder)
+    _same(folder, provenance["content_hash"], cohort.content_hash)
+    _same(folder, provenance["config"], asdict(config))
+    return evaluate_fidelity(load_world_model(folder), cohort.split("test"))
+
+
+def _same(path: Path, was: object, now: object) -> None:
+    if was != now:
+        raise ConfigError(f"{path}: is of another cohort or other settings; name another --out")
 
 
 def scored(cohort: Trajectories, out: Path, config: TrainConfig, seeds: int) -> Scores:
@@ -56,15 +74,9 @@ def scored(cohort: Trajectories, out: Path, config: TrainConfig, seeds: int) -> 
     test, own = cohort.split("test"), cohort.preprocessing
     scores: Scores = {"world model": [], "published": []}
     for seed in range(seeds):
-        folder = out / f"world-model-{seed}"
-        if not folder.exists():
-            train_world_model(cohort, folder, replace(config, seed=seed))
-        scores["world model"].append(evaluate_fidelity(load_world_model(folder), test))
-        published = kept(
-            out / f"published-{seed}.json",
-            lambda seed=seed: evaluate_fidelity(train_published(cohort, seed=seed), test),
-        )
-        scores["published"].append(published)
+        mine = world_model(cohort, replace(config, seed=seed), out / f"world-model-{seed}")
+        scores["world model"].append(mine)
+        scores["published"].append(published(cohort, seed, out / f"published-{seed}.json"))
     scores["ridge"] = [evaluate_fidelity(LinearModel.fit(cohort.split("train")), test)]
     scores["persistence"] = [evaluate_fidelity(Persistence(own), test)]
     if is_simulated(cohort):
@@ -153,7 +165,8 @@ def main(
     """
     out.mkdir(parents=True, exist_ok=True)
     scores = scored(Trajectories.load(cohort), out, config, seeds)
-    (out / "scores.json").write_text(json.dumps(scores, indent=1))
+    plain = {name: [to_plain(numbers) for numbers in column] for name, column in scores.items()}
+    (out / "scores.json").write_text(json.dumps(plain, indent=1))
     show(scores, seeds)
 
 

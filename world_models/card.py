@@ -9,11 +9,8 @@ from typing import Any
 
 from sepsis_gym.errors import SourceError
 from sepsis_gym.features import N_FEATURES
-from world_models.fidelity import Numbers
-from world_models.fidelity_report import fidelity_markdown
+from world_models.fidelity_report import fidelity_markdown, from_plain
 from world_models.model import ClinicalWorldModel
-
-_NAN = float("nan")
 
 
 def model_card(
@@ -107,10 +104,7 @@ def _analyses(file: Path | None) -> str:
         )
     try:
         content = json.loads(file.read_text())
-        columns: dict[str, Numbers] = {
-            column: {key: _NAN if value is None else float(value) for key, value in rows.items()}
-            for column, rows in content["columns"].items()
-        }
+        columns = {name: from_plain(numbers) for name, numbers in content["columns"].items()}
         what = f"`{content['model']}` on {content['stays']} {content['split']} stays"
         return f"{what} of {content['cohort']}:\n\n{fidelity_markdown(columns).rstrip()}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -21,6 +21,7 @@ Z_90 = 1.6449
 """Half the width of a Gaussian's central 90%, in standard deviations."""
 _GCS = np.char.startswith(FEATURE_NAMES, "gcs")
 VITALS = ("heart_rate", "sysbp", "diabp", "meanbp", "resp_rate", "spo2", "temp_c")
+"""Features that ``vitals_mae`` counts: what a monitor or nurse reads, no GCS or FiO2."""
 
 
 def evaluate_fidelity(model: Forecaster, trajectories: Trajectories) -> Numbers:

@@ -62,11 +62,17 @@ def fidelity_json(columns: dict[str, Numbers], about: dict[str, Any]) -> dict[st
         columns: Numbers of each forecaster.
         about: What was scored on what.
     """
-    plain = {
-        column: {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        for column, numbers in columns.items()
-    }
-    return about | {"columns": plain}
+    return about | {"columns": {name: to_plain(numbers) for name, numbers in columns.items()}}
+
+
+def to_plain(numbers: Numbers) -> dict[str, float | None]:
+    """NaN, which JSON does not know, becomes null."""
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()}
+
+
+def from_plain(numbers: dict[str, float | None]) -> Numbers:
+    """Inverse of :func:`to_plain`."""
+    return {name: math.nan if value is None else float(value) for name, value in numbers.items()}
 
 
 def _cells(columns: dict[str, Numbers]) -> list[list[str]]:
