@@ -5,6 +5,7 @@ non-zero doses of a training split, right-closed (Komorowski et al. 2018).
 """
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -58,6 +59,8 @@ def check_actions(action: ArrayLike) -> NDArray[np.int64]:
     Raises:
         InvalidActionError: One is no whole number from 0 to 24; the first offender is named.
     """
+    if type(action) is int and 0 <= action < N_ACTIONS:  # a single environment's every step
+        return np.array(action)
     actions = np.asarray(action)
     whole = actions.dtype.kind in "iu" or (actions.dtype.kind == "f" and np.all(actions % 1 == 0))
     outside = (actions < 0) | (actions >= N_ACTIONS) if whole else np.ones(actions.shape, bool)
@@ -97,7 +100,7 @@ class ActionBins:
                 raise ConfigError(f"{name}: needs 3 edges and 5 doses that begin with 0")
             if not (0 < edges[0] < edges[1] < edges[2]):
                 raise ConfigError(f"{name}_edges must rise and be positive, got {edges}")
-            if not np.array_equal(_levels(np.array(doses), edges), np.arange(N_LEVELS)):
+            if not np.array_equal(_levels(doses, _cuts(edges)), np.arange(N_LEVELS)):
                 raise ConfigError(f"{name}_doses {doses} do not lie in their levels {edges}")
 
     @classmethod
@@ -119,7 +122,7 @@ class ActionBins:
             dose = np.asarray(given, dtype=np.float64)
             dose = dose[dose > 0]
             edges = np.quantile(dose, (0.25, 0.5, 0.75)) if len(dose) else np.zeros(3)
-            level = _levels(dose, tuple(edges))
+            level = _levels(dose, _cuts(tuple(edges)))
             if len(np.unique(level)) < N_LEVELS - 1 or len(np.unique(edges)) < N_LEVELS - 2:
                 notes.append(f"{name}: {published.source}")
                 fitted[f"{name}_edges"] = getattr(published, f"{name}_edges")
@@ -132,27 +135,39 @@ class ActionBins:
 
     def fluid_level(self, fluid_ml: ArrayLike) -> NDArray[np.int64]:
         """Level (0-4) of fluid doses in mL per step, any shape."""
-        return _levels(np.asarray(fluid_ml, dtype=np.float64), self.fluid_edges)
+        return _levels(fluid_ml, self._fluid_cuts)
 
     def vasopressor_level(self, norepinephrine_equivalent: ArrayLike) -> NDArray[np.int64]:
         """Level (0-4) of norepinephrine equivalents in ug/kg/min, any shape."""
-        dose = np.asarray(norepinephrine_equivalent, dtype=np.float64)
-        return _levels(dose, self.vasopressor_edges)
+        return _levels(norepinephrine_equivalent, self._vasopressor_cuts)
 
     def action(
         self, fluid_ml: ArrayLike, norepinephrine_equivalent: ArrayLike
     ) -> NDArray[np.int64]:
         """Action ids of the given doses."""
-        return encode_action(
-            self.fluid_level(fluid_ml), self.vasopressor_level(norepinephrine_equivalent)
-        )
+        level = self.vasopressor_level(norepinephrine_equivalent)
+        return level + N_LEVELS * self.fluid_level(fluid_ml)
 
     def doses(self, action: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Doses an action stands for: (fluid in mL per step, norepinephrine equivalent)."""
-        fluid_level, vasopressor_level = decode_action(action)
-        fluid = np.array(self.fluid_doses, dtype=np.float32)[fluid_level]
-        vasopressor = np.array(self.vasopressor_doses, dtype=np.float32)[vasopressor_level]
-        return fluid, vasopressor
+        actions = check_actions(action)
+        fluid, vasopressor = self._doses
+        return fluid[actions], vasopressor[actions]
+
+    @cached_property
+    def _doses(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """[25] of each drug, by action."""
+        fluid_level, vasopressor_level = decode_action(np.arange(N_ACTIONS))
+        fluid = np.array(self.fluid_doses, np.float32)[fluid_level]
+        return fluid, np.array(self.vasopressor_doses, np.float32)[vasopressor_level]
+
+    @cached_property
+    def _fluid_cuts(self) -> NDArray[np.float32]:
+        return _cuts(self.fluid_edges)
+
+    @cached_property
+    def _vasopressor_cuts(self) -> NDArray[np.float32]:
+        return _cuts(self.vasopressor_edges)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -165,9 +180,14 @@ class ActionBins:
         return cls(**plain)
 
 
-def _levels(dose: NDArray[np.float64], edges: tuple[float, ...]) -> NDArray[np.int64]:
-    if not (dose >= 0).all():  # also catches NaN
+def _cuts(edges: tuple[float, ...]) -> NDArray[np.float32]:
+    """The doses above which each level from 1 on begins."""
+    return np.array((0.0, *edges), np.float32)
+
+
+def _levels(dose: ArrayLike, cuts: NDArray[np.float32]) -> NDArray[np.int64]:
+    given = np.asarray(dose)
+    if not (given >= 0).all():  # also catches NaN
         raise ConfigError("doses must be zero or positive numbers")
     # in float32, as doses are stored: else one that equals an edge could land above it
-    level = np.searchsorted(np.array(edges, np.float32), dose.astype(np.float32), side="left")
-    return np.where(dose > 0, 1 + level, 0)
+    return cuts.searchsorted(given.astype(np.float32, copy=False), side="left")

@@ -1,7 +1,8 @@
 """A batch of patients at one step, in clinical units: what dynamics move and encoders read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from gymnasium import spaces
@@ -25,6 +26,8 @@ OBSERVATION_SLICES: dict[str, slice] = {
 }
 """Where each block stands in the flat observation."""
 OBSERVATION_SIZE = OBSERVATION_SLICES["time"].stop
+_VENTILATED_AT = OBSERVATION_SLICES["ventilated"].start
+_ONE_HOT = np.eye(N_ACTIONS, dtype=np.float32)
 _LARGEST_STATIC_Z = 20.0
 
 
@@ -61,18 +64,58 @@ class Patients:
         """[n, 39] whether each value was measured in this very step."""
         return self.age == 0
 
+    def known(self, preprocessing: Preprocessing) -> NDArray[np.bool_]:
+        """[n, 39] whether each value was measured within its hold time."""
+        return self._once(preprocessing, "known", lambda: preprocessing.known(self.age))
+
+    def standardized(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """[n, 39] the values as z-scores."""
+        return self._once(preprocessing, "z", lambda: preprocessing.standardize(self.values))
+
+    def standardized_static(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """[n, 3] age, male and Charlson index as z-scores."""
+        compute = preprocessing.standardize_static
+        return self._once(preprocessing, "static", lambda: compute(self.static))
+
+    def previous_action(self, preprocessing: Preprocessing) -> NDArray[np.int64]:
+        """[n] id of the action that the doses given up to this state belong to."""
+        given = (self.previous_fluid_ml, self.previous_norepinephrine_equivalent)
+        bins = preprocessing.action_bins
+        return self._once(preprocessing, "action", lambda: bins.action(*given))
+
     def sofa(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
         """[n] SOFA of the present state."""
-        return state_sofa(
-            self.values,
-            preprocessing.known(self.age),
-            self.ventilated,
-            self.previous_norepinephrine_equivalent,
-        )
+        return self._once(preprocessing, "sofa", lambda: self._score(preprocessing))
+
+    def _score(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
+        dose = self.previous_norepinephrine_equivalent
+        return state_sofa(self.values, self.known(preprocessing), self.ventilated, dose)
+
+    # Observation, info, reward and network read the same things of a state: worked out once.
+    _derived: ClassVar[tuple[Preprocessing, dict[str, Any]] | None] = None
+
+    def _once(self, preprocessing: Preprocessing, name: str, compute: Callable[[], Any]) -> Any:
+        derived = self._derived
+        if derived is None or derived[0] is not preprocessing:
+            derived = (preprocessing, {})
+            object.__setattr__(self, "_derived", derived)
+        found = derived[1].get(name)
+        if found is None:
+            found = derived[1][name] = compute()
+        return found
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
         """The patients at these positions (repeats allowed)."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def part(self, rows: slice) -> Self:
+        """Views of consecutive patients, and of what has been worked out about them."""
+        part = replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        if self._derived is not None:
+            preprocessing, found = self._derived
+            found = {name: array[rows] for name, array in found.items()}
+            object.__setattr__(part, "_derived", (preprocessing, found))
+        return part
 
     def put(self, index: NDArray[np.integer] | NDArray[np.bool_], other: Self) -> Self:
         """A copy in which the patients at ``index`` are ``other``'s."""
@@ -85,18 +128,14 @@ class Patients:
 
 def encode_observation(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Flat observations of the patients, [n, 107]; the table is in :class:`SepsisEnv`."""
-    n = len(patients)
-    observation = np.zeros((n, OBSERVATION_SIZE), np.float32)
+    observation = np.empty((len(patients), OBSERVATION_SIZE), np.float32)
     at = OBSERVATION_SLICES
-    observation[:, at["features"]] = preprocessing.standardize(patients.values)
+    observation[:, at["features"]] = patients.standardized(preprocessing)
     observation[:, at["measured"]] = patients.measured[:, :_N_MASKS]
-    observation[:, at["static"]] = preprocessing.standardize_static(patients.static)
-    observation[:, at["ventilated"].start] = patients.ventilated
-    action = preprocessing.action_bins.action(
-        patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
-    )
-    observation[np.arange(n), at["previous_action"].start + action] = 1.0
-    observation[:, at["time"].start] = patients.step / preprocessing.max_steps
+    observation[:, at["static"]] = patients.standardized_static(preprocessing)
+    observation[:, _VENTILATED_AT] = patients.ventilated
+    observation[:, at["previous_action"]] = _ONE_HOT[patients.previous_action(preprocessing)]
+    observation[:, -1] = patients.step / preprocessing.max_steps
     return observation
 
 

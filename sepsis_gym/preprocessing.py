@@ -111,7 +111,7 @@ class Preprocessing:
         mean, scale = _scales(values)
         return replace(self, mean=mean, scale=scale)
 
-    @property
+    @cached_property
     def max_steps(self) -> int:
         """Most decisions in an episode (72 h of them)."""
         return HORIZON_HOURS // self.step_hours
@@ -133,6 +133,10 @@ class Preprocessing:
     def _scale(self) -> NDArray[np.float32]:
         return np.array(self.scale, np.float32)
 
+    @cached_property
+    def _static(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.array(self.static_mean, np.float32), np.array(self.static_scale, np.float32)
+
     def known(self, age: NDArray[np.integer]) -> NDArray[np.bool_]:
         """[..., 39] whether a value measured ``age`` steps ago still counts."""
         return age <= self.hold_steps
@@ -153,10 +157,22 @@ class Preprocessing:
         Returns:
             The new values (measured, else held, else the fill value) and ages.
         """
-        measured = ~np.isnan(raw)
-        new_age = np.where(measured, 0, np.minimum(age + 1, NEVER)).astype(np.int16)
+        return self.hold(values, age, raw, ~np.isnan(raw))
+
+    def hold(
+        self,
+        values: NDArray[np.floating],
+        age: NDArray[np.integer],
+        raw: NDArray[np.floating],
+        measured: NDArray[np.bool_],
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """:meth:`carry_forward` with the [n, 39] mask apart: other entries of ``raw`` are unread."""
+        new_age = np.minimum(age + _ONE_STEP, NEVER, dtype=np.int16)
+        new_age *= ~measured
         held = np.where(self.known(new_age), values, self._fill)
-        return np.where(measured, raw, held).astype(np.float32), new_age
+        held = held.astype(np.float32, copy=False)
+        np.copyto(held, raw, where=measured, casting="same_kind")
+        return held, new_age
 
     def first(
         self,
@@ -178,18 +194,25 @@ class Preprocessing:
 
     def standardize(self, values: NDArray[np.floating]) -> NDArray[np.float32]:
         """[..., 39] clinical units to z-scores in model space."""
-        return ((to_model_space(values) - self._mean) / self._scale).astype(np.float32)
+        scaled = to_model_space(values)
+        scaled -= self._mean
+        scaled /= self._scale
+        return scaled.astype(np.float32, copy=False)
 
     def restore(self, standardized: NDArray[np.floating]) -> NDArray[np.float32]:
         """Inverse of :meth:`standardize`, kept inside each feature's physical limits."""
-        model_space = np.clip(standardized * self._scale + self._mean, *_LIMITS)
-        values = np.where(LOG, np.expm1(np.where(LOG, model_space, 0.0)), model_space)
-        return np.clip(values, LOW, HIGH).astype(np.float32)  # expm1 rounds
+        values = np.multiply(standardized, self._scale, dtype=np.float32)
+        values += self._mean
+        np.minimum(np.maximum(values, _LIMITS[0], out=values), _LIMITS[1], out=values)
+        skewed = np.expm1(values.take(_LOG_AT, -1))
+        # once more, since expm1 rounds
+        values[..., _LOG_AT] = np.minimum(np.maximum(skewed, LOW[_LOG_AT]), HIGH[_LOG_AT])
+        return values
 
     def standardize_static(self, static: NDArray[np.floating]) -> NDArray[np.float32]:
         """[..., 3] age, male, Charlson to z-scores."""
-        centred = static - np.array(self.static_mean, np.float32)
-        return (centred / np.array(self.static_scale, np.float32)).astype(np.float32)
+        mean, scale = self._static
+        return ((static - mean) / scale).astype(np.float32, copy=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -217,7 +240,11 @@ def _scales(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tuple[floa
 
 def to_model_space(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """[..., 39] ``log1p`` of the skewed features, the others as they are."""
-    return np.where(LOG, np.log1p(np.where(LOG, values, 0.0)), values)
+    model_space = np.array(values)
+    model_space[..., _LOG_AT] = np.log1p(model_space.take(_LOG_AT, -1))
+    return model_space
 
 
+_ONE_STEP = np.int16(1)
+_LOG_AT = np.flatnonzero(LOG)
 _LIMITS = (to_model_space(LOW), to_model_space(HIGH))

@@ -10,7 +10,7 @@ from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
-from sepsis_gym.sofa import state_sofa
+from sepsis_gym.sofa import STATE_INPUTS_AT, state_sofa
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,18 @@ def step_reward(
     """
     if config.scheme == "survival":
         return np.where(terminated & ~died, 1.0, 0.0)
-    outcome = np.where(died, config.died, config.survived)
     if config.scheme == "terminal":
-        return np.where(terminated, outcome, 0.0)
-    change = np.asarray(sofa_tp1, np.float64) - np.asarray(sofa_t, np.float64)
-    lactate_change = np.nan_to_num(np.asarray(lactate_tp1, np.float64) - lactate_t)
-    within = (
-        np.where((change == 0) & (np.asarray(sofa_tp1) > 0), config.sofa_unchanged, 0.0)
-        + config.sofa_change * change
-        + config.lactate_change * np.tanh(lactate_change)
-    )
-    return np.where(terminated, outcome, within)
+        within = np.zeros(np.shape(terminated))
+    else:
+        change = np.subtract(sofa_tp1, sofa_t, dtype=np.float64)
+        lactate_change = np.tanh(np.subtract(lactate_tp1, lactate_t, dtype=np.float64))
+        lactate_change[np.isnan(lactate_change)] = 0.0
+        within = config.sofa_unchanged * ((change == 0) & (sofa_tp1 > 0))
+        within += config.sofa_change * change
+        within += config.lactate_change * lactate_change
+    if terminated.any():
+        np.copyto(within, np.where(died, config.died, config.survived), where=terminated)
+    return within
 
 
 def transition_reward(
@@ -100,13 +101,20 @@ def transition_reward(
         died: [n] whether the patient is dead 90 days later; read only where terminated.
         config: The amounts.
     """
-    known = preprocessing.known(before.age) & preprocessing.known(after.age)
-    sofa_t, sofa_tp1 = (
-        state_sofa(p.values, known, p.ventilated, p.previous_norepinephrine_equivalent)
-        for p in (before, after)
-    )
-    at = FEATURE_INDEX["lactate"]
-    lactate_t, lactate_tp1 = (
-        np.where(known[:, at], p.values[:, at], np.nan) for p in (before, after)
-    )
+    known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
+    sofa_t, sofa_tp1 = before.sofa(preprocessing), after.sofa(preprocessing)
+    at = STATE_INPUTS_AT
+    other = np.flatnonzero((known_t.take(at, 1) != known_tp1.take(at, 1)).any(1))
+    if len(other):
+        both = known_t[other] & known_tp1[other]
+        sofa_t, sofa_tp1 = sofa_t.copy(), sofa_tp1.copy()
+        for sofa, patients in ((sofa_t, before), (sofa_tp1, after)):
+            dose = patients.previous_norepinephrine_equivalent[other]
+            sofa[other] = state_sofa(patients.values[other], both, patients.ventilated[other], dose)
+    lactate_t, lactate_tp1 = before.values[:, _LACTATE], after.values[:, _LACTATE]
+    shown = known_t[:, _LACTATE] & known_tp1[:, _LACTATE]
+    lactate_t = np.where(shown, lactate_t, np.nan)
     return step_reward(sofa_t, sofa_tp1, lactate_t, lactate_tp1, terminated, died, config)
+
+
+_LACTATE = FEATURE_INDEX["lactate"]

@@ -18,21 +18,29 @@ _AGE_SCALE_HOURS = 24.0
 _LARGEST_AGE = 3.0
 
 
-def state_inputs(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """[n, 126]: z-scores, masks, ages, previous doses, statics, ventilation, clock."""
-    n = N_FEATURES
-    inputs = np.empty((len(patients), N_STATE_INPUTS), np.float32)
-    inputs[:, Z_INPUTS] = preprocessing.standardize(patients.values)
+def state_inputs(
+    patients: Patients, preprocessing: Preprocessing, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """[n, 126]: z-scores, masks, ages, previous doses, statics, ventilation, clock.
+
+    Args:
+        patients: n patients.
+        preprocessing: Clock and scales.
+        out: [n, 126] where to write them.
+    """
+    n, shape = N_FEATURES, (len(patients), N_STATE_INPUTS)
+    inputs = np.empty(shape, np.float32) if out is None else out
+    inputs[:, Z_INPUTS] = patients.standardized(preprocessing)
     inputs[:, n : 2 * n] = patients.measured
-    hours = patients.age.astype(np.float32) * preprocessing.step_hours
-    inputs[:, 2 * n : 3 * n] = np.minimum(hours / _AGE_SCALE_HOURS, _LARGEST_AGE)
+    age = inputs[:, 2 * n : 3 * n]
+    np.multiply(patients.age, np.float32(preprocessing.step_hours / _AGE_SCALE_HOURS), out=age)
+    np.minimum(age, _LARGEST_AGE, out=age)
     given = (patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent)
-    inputs[:, 3 * n : 3 * n + N_DOSE_INPUTS] = dose_inputs(*given, preprocessing)
-    inputs[:, 3 * n + N_DOSE_INPUTS : VENTILATED_INPUT] = preprocessing.standardize_static(
-        patients.static
-    )
+    dose_inputs(*given, preprocessing, out=inputs[:, 3 * n : 3 * n + N_DOSE_INPUTS])
+    static = patients.standardized_static(preprocessing)
+    inputs[:, 3 * n + N_DOSE_INPUTS : VENTILATED_INPUT] = static
     inputs[:, VENTILATED_INPUT] = patients.ventilated
-    inputs[:, -1] = patients.step / preprocessing.max_steps
+    inputs[:, N_STATE_INPUTS - 1] = patients.step / preprocessing.max_steps
     return inputs
 
 
@@ -40,13 +48,20 @@ def dose_inputs(
     fluid_ml: NDArray[np.floating],
     norepinephrine_equivalent: NDArray[np.floating],
     preprocessing: Preprocessing,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """[n, 4]: whether each drug is given, and how much on a log scale (fluid per 4 h)."""
-    fluid = np.asarray(fluid_ml) * (4.0 / preprocessing.step_hours)
-    columns = (
-        fluid > 0,
-        np.log1p(fluid / _FLUID_SCALE_ML),
-        np.asarray(norepinephrine_equivalent) > 0,
-        np.log1p(np.asarray(norepinephrine_equivalent) / _VASOPRESSOR_SCALE),
-    )
-    return np.stack(columns, axis=-1).astype(np.float32)
+    """[n, 4]: whether each drug is given, and how much on a log scale (fluid per 4 h).
+
+    Args:
+        fluid_ml: [n] mL per step.
+        norepinephrine_equivalent: [n] ug/kg/min.
+        preprocessing: The clock.
+        out: [n, 4] where to write them.
+    """
+    inputs = np.empty((len(fluid_ml), N_DOSE_INPUTS), np.float32) if out is None else out
+    amounts = inputs[:, 1::2]
+    np.multiply(fluid_ml, 4.0 / (preprocessing.step_hours * _FLUID_SCALE_ML), out=amounts[:, 0])
+    np.divide(norepinephrine_equivalent, _VASOPRESSOR_SCALE, out=amounts[:, 1])
+    np.greater(amounts, 0, out=inputs[:, 0::2])
+    np.log1p(amounts, out=amounts)
+    return inputs

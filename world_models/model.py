@@ -1,6 +1,8 @@
 """The Clinical World Model: a recurrent ensemble run in numpy."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +12,17 @@ from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.sofa import state_sofa
-from world_models.inputs import Z_INPUTS, dose_inputs, state_inputs
+from world_models.forward import CHANGE, END, HAPPENS, RISK, SCALE, NumpyForward, PackedWeights
+from world_models.inputs import N_STATE_INPUTS, dose_inputs, state_inputs
 from world_models.start_states import StartStates
 
 Weights = dict[str, NDArray[np.float32]]
 _Floats = NDArray[np.float32]
 _LEAST_SCALE = np.float32(0.02)
+_LARGEST_EXPONENT = np.float32(60.0)  # far beyond any logit; keeps exp finite
 _Z_90 = 1.6449
-_GCS = [FEATURE_NAMES.index(name) for name in ("gcs_eye", "gcs_verbal", "gcs_motor")]
+_GCS = slice(FEATURE_NAMES.index("gcs_eye"), FEATURE_NAMES.index("gcs_motor") + 1)
 _PRESSURES = [FEATURE_NAMES.index(name) for name in ("diabp", "meanbp", "sysbp")]
-_BLOCK = 256  # patients at a time: what fits the cache
 
 
 class ClinicalWorldModel:
@@ -57,6 +60,7 @@ class ClinicalWorldModel:
         self.noise_factor = independent if noise_factor is None else noise_factor
         self._noise_scale = np.sqrt((self.noise_factor**2).sum(1))
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
+        self._forward = NumpyForward(PackedWeights.pack(self.weights))
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""
@@ -76,35 +80,87 @@ class ClinicalWorldModel:
         n = len(patients)
         noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32) @ self.noise_factor.T
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
-        outputs, memory, z_now = self._predict(patients, fluid_ml, norepinephrine_equivalent)
-        new = np.flatnonzero(memory[:, :, -1].sum(1) == 0)
-        if len(new):  # logged stays belong to no member yet
-            memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
-        own = outputs[memory[:, :, -1].argmax(1), np.arange(n)]
-        change, scale, measured, ventilated, end = _split(own)
-        raw = self.preprocessing.restore(z_now + change + scale * noise)
-        raw[:, _GCS] = np.round(raw[:, _GCS])
-        raw[:, _PRESSURES] = np.sort(raw[:, _PRESSURES], axis=1)  # what noise may have crossed
-        raw[chance[:, :N_FEATURES] >= measured] = np.nan
-        values, age = self.preprocessing.carry_forward(patients.values, patients.age, raw)
-        discharged, died = end[:, End.DISCHARGED], end[:, End.DIED]
-        drawn = chance[:, -1]
-        ending = np.where(drawn < died, End.DIED, End.ONGOING)
-        ending = np.where((drawn >= died) & (drawn < died + discharged), End.DISCHARGED, ending)
-        following = replace(
-            patients,
-            values=values,
-            age=age,
-            ventilated=chance[:, -2] < ventilated,
-            previous_fluid_ml=np.asarray(fluid_ml, np.float32),
-            previous_norepinephrine_equivalent=np.asarray(norepinephrine_equivalent, np.float32),
-            step=patients.step + 1,
-            memory=memory,
+        patients = replace(patients, memory=self._owned(patients, rng))
+        fluid, dose = (np.asarray(x, np.float32) for x in (fluid_ml, norepinephrine_equivalent))
+        values, age, ventilated, memory, end, mortality, epistemic = self._in_blocks(
+            n,
+            lambda rows: self._sample(
+                patients.part(rows), fluid[rows], dose[rows], noise[rows], chance[rows]
+            ),
         )
-        risks = _sigmoid(outputs[..., -2:]).mean(0)
-        mortality = risks[np.arange(n), (ending == End.DISCHARGED).astype(int)]
-        disagreement = outputs[..., :N_FEATURES].std(0).mean(-1)
-        return Transition(following, ending.astype(np.int8), mortality, disagreement)
+        following = Patients(
+            values, age, ventilated, patients.static, fluid, dose, patients.step + 1, memory
+        )
+        return Transition(following, end, mortality, epistemic)
+
+    def _owned(self, patients: Patients, rng: np.random.Generator) -> _Floats:
+        """The memory, once logged patients, who belong to no member yet, have drawn one."""
+        memory = self._memory(patients)
+        new = np.flatnonzero(~memory[:, :, -1].any(1))
+        if len(new):
+            memory = memory.copy()
+            memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
+        return memory
+
+    def _memory(self, patients: Patients) -> _Floats:
+        if patients.memory.size:
+            return patients.memory
+        # a logged state that no model has followed yet
+        return np.zeros((len(patients), self.members, self.hidden + 1), np.float32)
+
+    def _in_blocks(
+        self, n: int, compute: Callable[[slice], tuple[NDArray[Any], ...]]
+    ) -> tuple[NDArray[Any], ...]:
+        """Computes arrays of n rows block by block."""
+        size = self._forward.block
+        if n <= size:
+            return compute(slice(None))
+        parts = [compute(slice(first, first + size)) for first in range(0, n, size)]
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+    def _sample(
+        self, patients: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
+    ) -> tuple[NDArray[Any], ...]:
+        """One block's values, ages, ventilation, memory, end, mortality and disagreement."""
+        n = len(patients)
+        member = patients.memory[:, :, -1].argmax(1)
+        shared, own, memory = self._outputs(patients, fluid_ml, dose, member)
+        raw = _softplus(own[:, SCALE])
+        raw += _LEAST_SCALE
+        raw *= noise
+        raw += shared[np.arange(n), member, CHANGE]
+        raw += patients.standardized(self.preprocessing)
+        raw = self.preprocessing.restore(raw)
+        np.rint(raw[:, _GCS], out=raw[:, _GCS])
+        pressures = raw[:, _PRESSURES]
+        pressures.sort(axis=1)  # what noise may have crossed
+        raw[:, _PRESSURES] = pressures
+        happens = chance[:, :-1] < _sigmoid(own[:, HAPPENS])
+        measured, ventilated = happens[:, :N_FEATURES], happens[:, -1].copy()
+        values, age = self.preprocessing.hold(patients.values, patients.age, raw, measured)
+        weight = _exp(own[:, END])
+        drawn = chance[:, -1] * np.add.reduce(weight, 1)
+        died = drawn < weight[:, End.DIED]
+        drawn -= weight[:, End.DIED]
+        end = np.where(drawn < weight[:, End.DISCHARGED], _DISCHARGED, _ONGOING)
+        end[died] = _DIED
+        risks = np.add.reduce(_sigmoid(shared[:, :, RISK]), 1)
+        mortality = np.where(end == _DISCHARGED, risks[:, 1], risks[:, 0])
+        mortality /= np.float32(self.members)
+        return values, age, ventilated, memory, end, mortality, _spread(shared[:, :, CHANGE])
+
+    def _outputs(
+        self,
+        patients: Patients,
+        fluid_ml: _Floats,
+        dose: _Floats,
+        member: NDArray[np.integer] | None,
+    ) -> tuple[_Floats, _Floats, _Floats]:
+        """One block's outputs and next memory (see :class:`~world_models.forward.NumpyForward`)."""
+        inputs = self._forward.inputs(len(patients))
+        state_inputs(patients, self.preprocessing, out=inputs)
+        dose_inputs(fluid_ml, dose, self.preprocessing, out=inputs[:, N_STATE_INPUTS:])
+        return self._forward(patients.memory, member)
 
     def simulate(
         self,
@@ -113,37 +169,31 @@ class ClinicalWorldModel:
         norepinephrine_equivalent: NDArray[np.floating],
     ) -> Simulation:
         """Predicts the step of one patient under each of k doses, averaged over the members."""
-        k = len(fluid_ml)
-        asked = patients.take(np.zeros(k, np.int64))
-        outputs, _, z_now = self._predict(asked, fluid_ml, norepinephrine_equivalent)
-        change, scale, _, ventilated, end = _split(outputs)
-        mean = z_now + change.mean(0)
-        spread = self._total_scale(change, scale) * _Z_90
+        asked = patients.take(np.zeros(len(fluid_ml), np.int64))
+        expected = self.predict(asked, fluid_ml, norepinephrine_equivalent)
+        mean, margin, end = expected["mean"], expected["scale"] * _Z_90, expected["end"]
         values = self.preprocessing.restore(mean)
-        bounds = [self.preprocessing.restore(mean + sign * spread) for sign in (-1, 1)]
-        ventilation, ending = ventilated.mean(0), end.mean(0)
+        bounds = [self.preprocessing.restore(mean + sign * margin) for sign in (-1, 1)]
         doses = np.asarray(norepinephrine_equivalent, np.float32)
         # the prediction updates whatever is known now; what is not known yet stays unknown
-        known = self.preprocessing.known(asked.age)
+        known = asked.known(self.preprocessing)
         return Simulation(
             fluid_ml=np.asarray(fluid_ml, np.float32),
             norepinephrine_equivalent=doses,
             values=values,
             spread=np.stack(bounds, axis=1),
-            ventilated=ventilation,
-            sofa=state_sofa(values, known, ventilation > 0.5, doses),
-            died=ending[:, End.DIED],
-            discharged=ending[:, End.DISCHARGED],
-            mortality_90d=_risk(outputs),
-            epistemic=outputs[..., :N_FEATURES].std(0).mean(-1),
+            ventilated=expected["ventilated"],
+            sofa=state_sofa(values, known, expected["ventilated"] > 0.5, doses),
+            died=end[:, End.DIED],
+            discharged=end[:, End.DISCHARGED],
+            mortality_90d=expected["mortality_90d"],
+            epistemic=expected["epistemic"],
         )
 
     def follow(self, patients: Patients, following: Patients) -> Patients:
         """Carries every member's hidden state over an observed step."""
-        _, memory, _ = self._predict(
-            patients, following.previous_fluid_ml, following.previous_norepinephrine_equivalent
-        )
-        return replace(following, memory=memory)
+        given = following.previous_fluid_ml, following.previous_norepinephrine_equivalent
+        return replace(following, memory=self._expected(patients, *given)["memory"])
 
     def imagine(
         self,
@@ -163,20 +213,19 @@ class ClinicalWorldModel:
         Returns:
             The patients one step on, and all predicted values [n, 39] in z units.
         """
-        outputs, memory, z_now = self._predict(patients, fluid_ml, norepinephrine_equivalent)
-        change, _, _, ventilated, _ = _split(outputs)
-        mean = z_now + change.mean(0)
+        expected = self._expected(patients, fluid_ml, norepinephrine_equivalent)
+        mean = expected["mean"]
         raw = np.where(measured, self.preprocessing.restore(mean), np.nan)
         values, age = self.preprocessing.carry_forward(patients.values, patients.age, raw)
         following = replace(
             patients,
             values=values,
             age=age,
-            ventilated=ventilated.mean(0) > 0.5,
+            ventilated=expected["ventilated"] > 0.5,
             previous_fluid_ml=np.asarray(fluid_ml, np.float32),
             previous_norepinephrine_equivalent=np.asarray(norepinephrine_equivalent, np.float32),
             step=patients.step + 1,
-            memory=memory,
+            memory=expected["memory"],
         )
         return following, mean
 
@@ -192,86 +241,74 @@ class ClinicalWorldModel:
             ``mean`` and ``scale`` [n, 39], ``ventilated`` [n], ``end`` [n, 3], ``mortality_90d``
             [n], ``epistemic`` [n].
         """
-        outputs, _, z_now = self._predict(patients, fluid_ml, norepinephrine_equivalent)
-        change, scale, _, ventilated, end = _split(outputs)
-        return {
-            "mean": z_now + change.mean(0),
-            "scale": self._total_scale(change, scale),
-            "ventilated": ventilated.mean(0),
-            "end": end.mean(0),
-            "mortality_90d": _risk(outputs),
-            "epistemic": change.std(0).mean(-1),
-        }
+        expected = self._expected(patients, fluid_ml, norepinephrine_equivalent)
+        del expected["memory"]
+        return expected
 
-    def _total_scale(self, change: _Floats, scale: _Floats) -> _Floats:
-        """[n, 39] standard deviation of the ensemble's mixture, from [M, n, 39] each."""
-        return np.sqrt((scale**2).mean(0) * self._noise_scale**2 + change.var(0))
-
-    def _predict(
+    def _expected(
         self,
         patients: Patients,
         fluid_ml: NDArray[np.floating],
         norepinephrine_equivalent: NDArray[np.floating],
-    ) -> tuple[_Floats, _Floats, _Floats]:
-        """Outputs [M, n, 123], the next memory [n, M, H + 1], and the present z-scores [n, 39]."""
-        state = state_inputs(patients, self.preprocessing)
-        doses = dose_inputs(fluid_ml, norepinephrine_equivalent, self.preprocessing)
-        inputs = np.concatenate([state, doses], axis=1)
-        memory = patients.memory
-        if memory.size == 0:  # a logged state that no model has followed yet
-            memory = np.zeros((len(patients), self.members, self.hidden + 1), np.float32)
-        width = self.weights["output_bias"].shape[-1]
-        outputs = np.empty((self.members, len(patients), width), np.float32)
-        following = memory.copy()
-        for first in range(0, len(patients), _BLOCK):
-            block = slice(first, first + _BLOCK)
-            for member in range(self.members):
-                outputs[member, block], following[block, member, :-1] = self._cell(
-                    member, inputs[block], memory[block, member, :-1]
-                )
-        return outputs, following, state[:, Z_INPUTS]
+    ) -> dict[str, _Floats]:
+        """:meth:`predict`, and the next ``memory`` [n, M, H + 1]."""
+        patients = replace(patients, memory=self._memory(patients))
+        fluid, dose = (np.asarray(x, np.float32) for x in (fluid_ml, norepinephrine_equivalent))
+        columns = self._in_blocks(
+            len(patients), lambda rows: self._average(patients.part(rows), fluid[rows], dose[rows])
+        )
+        return dict(zip(_EXPECTED, columns, strict=True))
 
-    def _cell(self, member: int, inputs: _Floats, memory: _Floats) -> tuple[_Floats, _Floats]:
-        """``EnsembleNetwork.forward`` of one member: [n, 130], [n, H] to [n, 123], [n, H]."""
-        w, size = self.weights, self.hidden
-        from_inputs = inputs @ w["input_weight"][member] + w["input_bias"][member]
-        from_memory = memory @ w["recurrent_weight"][member] + w["recurrent_bias"][member]
-        gates = _sigmoid(from_inputs[:, : 2 * size] + from_memory[:, : 2 * size])
-        update, reset = gates[:, :size], gates[:, size:]
-        candidate = np.tanh(from_inputs[:, 2 * size :] + reset * from_memory[:, 2 * size :])
-        following = candidate + update * (memory - candidate)
-        seen = np.concatenate([following, inputs], axis=1)
-        hidden = np.maximum(seen @ w["head_weight"][member] + w["head_bias"][member], 0)
-        direct = inputs @ w["direct_weight"][member] + w["output_bias"][member]
-        return hidden @ w["output_weight"][member] + direct, following
+    def _average(
+        self, patients: Patients, fluid_ml: _Floats, dose: _Floats
+    ) -> tuple[NDArray[Any], ...]:
+        """One block's expectations over all members, in the order of ``_EXPECTED``."""
+        shared, own, memory = self._outputs(patients, fluid_ml, dose, None)
+        change, risk = shared[:, :, CHANGE], _sigmoid(shared[:, :, RISK])
+        scale = _softplus(own[:, :, SCALE]) + _LEAST_SCALE
+        # the standard deviation of the ensemble's mixture
+        total = np.sqrt((scale**2).mean(1) * self._noise_scale**2 + change.var(1))
+        end = _exp(own[:, :, END])
+        end /= end.sum(-1, keepdims=True)
+        later = end[..., End.ONGOING] * risk[..., 0] + end[..., End.DISCHARGED] * risk[..., 1]
+        return (
+            change.mean(1) + patients.standardized(self.preprocessing),
+            total,
+            _sigmoid(own[:, :, HAPPENS][..., -1]).mean(1),
+            end.mean(1),
+            (end[..., End.DIED] + later).mean(1),
+            _spread(change),
+            memory,
+        )
 
 
-def _sigmoid(x: _Floats) -> _Floats:
-    """By tanh, which numpy vectorises and which cannot overflow."""
-    half = np.float32(0.5)
-    return half * np.tanh(half * x) + half
+_EXPECTED = ("mean", "scale", "ventilated", "end", "mortality_90d", "epistemic", "memory")
+_ONGOING, _DISCHARGED, _DIED = (
+    np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED)
+)
+_HALF = np.float32(0.5)
 
 
-def _softmax(x: _Floats) -> _Floats:
-    grown = np.exp(x - x.max(-1, keepdims=True))
-    return grown / grown.sum(-1, keepdims=True)
+def _sigmoid(half: _Floats) -> _Floats:
+    """Of half-logits, by tanh, which cannot overflow."""
+    share = np.tanh(half)
+    share *= _HALF
+    share += _HALF
+    return share
 
 
-def _risk(outputs: _Floats) -> _Floats:
-    """[n] probability of death within 90 days, whatever the step brings, from [M, n, 123]."""
-    end = _softmax(outputs[..., 3 * N_FEATURES + 1 : 3 * N_FEATURES + 4])
-    staying, leaving = np.moveaxis(_sigmoid(outputs[..., -2:]), -1, 0)
-    risk = end[..., End.DIED] + end[..., End.ONGOING] * staying + end[..., End.DISCHARGED] * leaving
-    return risk.mean(0)
+def _exp(x: _Floats) -> _Floats:
+    return np.exp(np.minimum(x, _LARGEST_EXPONENT))
 
 
-def _split(outputs: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats, _Floats]:
-    """Change, scale, measurement and ventilation probabilities, end-of-stay probabilities."""
-    n = N_FEATURES
-    return (
-        outputs[..., :n],
-        np.logaddexp(outputs[..., n : 2 * n], np.float32(0)) + _LEAST_SCALE,
-        _sigmoid(outputs[..., 2 * n : 3 * n]),
-        _sigmoid(outputs[..., 3 * n]),
-        _softmax(outputs[..., 3 * n + 1 : 3 * n + 4]),
-    )
+def _softplus(x: _Floats) -> _Floats:
+    return np.log1p(_exp(x))
+
+
+def _spread(change: _Floats) -> _Floats:
+    """[n] standard deviation over the members, averaged over the features, of [n, M, 39]."""
+    members = np.float32(change.shape[1])
+    apart = change - np.add.reduce(change, 1, keepdims=True) / members
+    variance = np.add.reduce(np.square(apart, out=apart), 1)
+    variance /= members
+    return np.add.reduce(np.sqrt(variance, out=variance), 1) / np.float32(N_FEATURES)

@@ -13,6 +13,7 @@ from sepsis_gym.reward import RewardConfig, transition_reward
 
 UNKNOWN = -1
 """Outcome or risk not known yet; no NaN, so that equal infos compare equal."""
+_ONGOING, _DIED, _HORIZON = (np.int8(end) for end in (End.ONGOING, End.DIED, End.HORIZON))
 _PER_EPISODE = ("sofa", "end", "died_90d", "mortality_90d", "epistemic")
 
 
@@ -39,7 +40,7 @@ class EpisodeState:
     @property
     def terminated(self) -> NDArray[np.bool_]:
         """[n] whether the episode is over."""
-        return self.end != End.ONGOING
+        return self.end != _ONGOING
 
     def take(self, index: NDArray[np.bool_]) -> "EpisodeState":
         """The episodes at ``index``."""
@@ -94,53 +95,57 @@ def advance(
     doses = preprocessing.action_bins.doses(action)
     transition = model.step(state.patients, *doses, rng)
     patients = transition.patients
-    at_horizon = (transition.end == End.ONGOING) & (patients.step >= preprocessing.max_steps)
-    end = np.where(at_horizon, End.HORIZON, transition.end).astype(np.int8)
-    over = end != End.ONGOING
-    dies_later = rng.random(len(patients)) < transition.mortality_90d
-    died = (end == End.DIED) | (over & dies_later)
+    end, mortality = transition.end, transition.mortality_90d
+    at_horizon = (end == _ONGOING) & (patients.step >= preprocessing.max_steps)
+    died_90d = np.full(len(patients), UNKNOWN, np.int8)
+    dies_later = rng.random(len(patients)) < mortality
+    over = at_horizon | (end != _ONGOING)
+    died = np.zeros(len(patients), bool)
+    if over.any():
+        end = np.where(at_horizon, _HORIZON, end)
+        died_here = end == _DIED
+        died = died_here | (over & dies_later)
+        died_90d = np.where(over, died, died_90d)
+        mortality = np.where(died_here, np.float32(1.0), mortality)
     paid = transition_reward(state.patients, patients, preprocessing, over, died, reward)
-    following = EpisodeState(
-        patients=patients,
-        sofa=patients.sofa(preprocessing),
-        end=end,
-        died_90d=np.where(over, died, UNKNOWN).astype(np.int8),
-        mortality_90d=np.where(end == End.DIED, 1.0, transition.mortality_90d).astype(np.float32),
-        epistemic=transition.epistemic,
-    )
-    return following, paid
+    sofa = patients.sofa(preprocessing)
+    return EpisodeState(patients, sofa, end, died_90d, mortality, transition.epistemic), paid
 
 
 def describe(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
     """The ``info`` of n episodes, one array per entry; the table is in :class:`SepsisEnv`."""
+    # copies: users keep infos, and must not reach into the episode through them
+    return {
+        key: entry.astype(np.int64) if entry.dtype == np.int8 else entry.copy()
+        for key, entry in _entries(state, preprocessing).items()
+    }
+
+
+def describe_one(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The ``info`` of a single episode: arrays for the features, plain numbers for the rest."""
+    entries = _entries(state, preprocessing)
+    return {key: x[0].copy() if x.ndim > 1 else x.item() for key, x in entries.items()}
+
+
+def _entries(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
     patients = state.patients
-    never = patients.age >= NEVER
-    age_hours = patients.age.astype(np.float32) * preprocessing.step_hours
-    entries = {
+    age_hours = patients.age * np.float32(preprocessing.step_hours)
+    age_hours[patients.age >= NEVER] = np.inf
+    return {
         "state": patients.values,
         "measured": patients.measured,
-        "known": preprocessing.known(patients.age),
-        "age_hours": np.where(never, np.float32(np.inf), age_hours),
+        "known": patients.known(preprocessing),
+        "age_hours": age_hours,
         "static": patients.static,
         "ventilated": patients.ventilated,
-        "sofa": state.sofa.astype(np.int64),
-        "previous_action": preprocessing.action_bins.action(
-            patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
-        ),
+        "sofa": state.sofa,
+        "previous_action": patients.previous_action(preprocessing),
         "previous_fluid_ml": patients.previous_fluid_ml,
         "previous_norepinephrine_equivalent": patients.previous_norepinephrine_equivalent,
         "step": patients.step,
         "hours": (patients.step + 1) * preprocessing.step_hours,
         "mortality_90d": state.mortality_90d,
         "epistemic": state.epistemic,
-        "end": state.end.astype(np.int64),
-        "died_90d": state.died_90d.astype(np.int64),
+        "end": state.end,
+        "died_90d": state.died_90d,
     }
-    # copies: users keep infos, and must not reach into the episode through them
-    return {key: np.array(entry) for key, entry in entries.items()}
-
-
-def describe_one(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The ``info`` of a single episode: arrays for the features, plain numbers for the rest."""
-    entries = describe(state, preprocessing)
-    return {key: x[0] if x.ndim > 1 else x[0].item() for key, x in entries.items()}

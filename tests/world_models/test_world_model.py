@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 from dataclasses import replace
@@ -18,8 +19,17 @@ from world_models import TrainConfig, available, load_world_model
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from world_models.fidelity import evaluate_fidelity  # noqa: E402
+from world_models.forward import (  # noqa: E402
+    CHANGE,
+    END,
+    HAPPENS,
+    RISK,
+    SCALE,
+    NumpyForward,
+    PackedWeights,
+)
 from world_models.inputs import dose_inputs, state_inputs  # noqa: E402
-from world_models.network import EnsembleNetwork  # noqa: E402
+from world_models.network import LEAST_SCALE, EnsembleNetwork, split_outputs  # noqa: E402
 from world_models.references import Persistence  # noqa: E402
 from world_models.start_states import StartStates  # noqa: E402
 from world_models.training import train_world_model  # noqa: E402
@@ -107,38 +117,46 @@ def test_the_default_model_keeps_the_contract():
     assert (patients.step == 18).all()
 
 
-def test_torch_and_numpy_compute_the_same(cohort):
-    network = EnsembleNetwork(2, 16, torch.Generator().manual_seed(0))
+def random_weights(members=2, hidden=16):
+    """A network of random weights, and its weights as numpy sees them."""
+    network = EnsembleNetwork(members, hidden, torch.Generator().manual_seed(0))
     for parameter in network.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    from world_models.model import ClinicalWorldModel
+        parameter.data = parameter.data.half().float()  # what a checkpoint stores
+    return network, {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
-    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    starts = StartStates.fit(cohort.split("train"))
-    model = ClinicalWorldModel(cohort.preprocessing, weights, starts)
-    for name, parameter in network.named_parameters():  # the model rounds to float16
-        parameter.data = torch.from_numpy(model.weights[name])
-    rows = np.arange(300)
-    patients = replace(
-        cohort.patients(rows),
-        memory=np.random.default_rng(0).standard_normal((300, 2, 17)).astype(np.float32),
-    )
-    fluid, dose = np.full(300, 200.0), np.full(300, 0.1)
-    outputs, memory, _ = model._predict(patients, fluid, dose)
-    inputs = np.concatenate(
-        [
-            state_inputs(patients, cohort.preprocessing),
-            dose_inputs(fluid, dose, cohort.preprocessing),
-        ],
-        axis=1,
-    )
+
+def test_torch_and_numpy_compute_the_same(cohort):
+    network, weights = random_weights()
+    forward = NumpyForward(PackedWeights.pack(weights))
+    patients = cohort.patients(np.arange(100))
+    fluid, dose = np.full(100, 200.0), np.full(100, 0.1)
+    inputs = [state_inputs(patients, cohort.preprocessing)]
+    inputs.append(dose_inputs(fluid, dose, cohort.preprocessing))
+    inputs = np.concatenate(inputs, axis=1)
+    rng = np.random.default_rng(0)
+    memory = rng.standard_normal((100, 2, 17)).astype(np.float32)
     with torch.no_grad():
-        expected, following = network(
+        outputs, following = network(
             torch.from_numpy(inputs).expand(2, -1, -1),
-            torch.from_numpy(patients.memory[:, :, :-1]).transpose(0, 1),
+            torch.from_numpy(memory[:, :, :-1]).transpose(0, 1),
         )
-    np.testing.assert_allclose(outputs, expected.numpy(), atol=1e-4)
-    np.testing.assert_allclose(memory[:, :, :-1], following.transpose(0, 1).numpy(), atol=1e-4)
+    blocks = [block.transpose(0, 1).numpy() for block in split_outputs(outputs)]
+    change, scale, measured, ventilated, end, risk = blocks
+    forward.inputs(100)[:] = inputs
+    shared, own, numpy_memory = forward(memory, None)
+    close = functools.partial(np.testing.assert_allclose, atol=1e-4)
+    close(numpy_memory[:, :, :-1], following.transpose(0, 1).numpy())
+    np.testing.assert_array_equal(numpy_memory[:, :, -1], memory[:, :, -1])
+    close(shared[:, :, CHANGE], change)
+    close(2 * shared[:, :, RISK], risk)
+    close(np.log1p(np.exp(own[:, :, SCALE])) + LEAST_SCALE, scale)
+    close(own[:, :, END], end)
+    close(2 * own[:, :, HAPPENS], np.concatenate([measured, ventilated[..., None]], axis=-1))
+    every = own.copy()
+    member = rng.integers(2, size=100)
+    _, own, _ = forward(memory, member)
+    close(own, every[np.arange(100), member])
 
 
 def test_a_checkpoint_gives_the_same_trajectories(trained):
