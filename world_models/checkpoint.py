@@ -28,11 +28,14 @@ def available() -> list[str]:
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{DESCRIPTION_FILE}"))
 
 
-def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
+def load_world_model(
+    name: str | os.PathLike[str], *, threads: int = 1
+) -> ClinicalWorldModel:
     """Loads a world model.
 
     Args:
         name: A shipped model's name, or a checkpoint folder.
+        threads: How many blocks of patients are computed at a time.
 
     Raises:
         UnknownNameError: It is neither.
@@ -52,7 +55,7 @@ def load_world_model(name: str | os.PathLike[str]) -> ClinicalWorldModel:
         if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{bad[0]} holds numbers that are not finite")
         noise = weights.pop(_NOISE)
-        model = ClinicalWorldModel(preprocessing, weights, StartStates(**start), noise)
+        model = ClinicalWorldModel(preprocessing, weights, StartStates(**start), noise, threads=threads)
         rng = np.random.default_rng(0)
         model.step(model.start(1, rng), np.ones(1), np.ones(1), rng)  # do all shapes fit together?
         return model

@@ -1,13 +1,17 @@
 """The Clinical World Model: a recurrent ensemble run in numpy."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.dynamics import End, Simulation, Transition
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
@@ -40,6 +44,8 @@ class ClinicalWorldModel:
         weights: Weights,
         start_states: StartStates,
         noise_factor: _Floats | None = None,
+        *,
+        threads: int = 1,
     ) -> None:
         """Wraps trained weights.
 
@@ -49,7 +55,14 @@ class ClinicalWorldModel:
             start_states: Where patients come from.
             noise_factor: [39, 39] what turns independent noise into noise that goes together as
                 the errors do (see :func:`world_models.noise.fit_noise`); None for independent.
+            threads: How many blocks of patients are computed at a time. The matrix products should
+                then keep to one thread each (``OPENBLAS_NUM_THREADS=1``).
+
+        Raises:
+            ConfigError: ``threads`` is below 1.
         """
+        if threads < 1:
+            raise ConfigError(f"threads must be 1 or more, got {threads}")
         self.preprocessing = preprocessing
         # rounded to what a checkpoint stores, so that a saved model is the same model
         self.weights = {
@@ -60,6 +73,7 @@ class ClinicalWorldModel:
         self.noise_factor = independent if noise_factor is None else noise_factor
         self._noise_scale = np.sqrt((self.noise_factor**2).sum(1))
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
+        self.threads = threads
         self._forward = NumpyForward(PackedWeights.pack(self.weights))
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
@@ -115,7 +129,11 @@ class ClinicalWorldModel:
         size = self._forward.block
         if n <= size:
             return compute(slice(None))
-        parts = [compute(slice(first, first + size)) for first in range(0, n, size)]
+        blocks = [slice(first, first + size) for first in range(0, n, size)]
+        if self.threads == 1:
+            parts = [compute(block) for block in blocks]
+        else:
+            parts = list(_pool(os.getpid(), self.threads).map(compute, blocks))
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def _sample(
@@ -287,6 +305,12 @@ _ONGOING, _DISCHARGED, _DIED = (
     np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED)
 )
 _HALF = np.float32(0.5)
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked one does not inherit them."""
+    return ThreadPoolExecutor(threads)
 
 
 def _sigmoid(half: _Floats) -> _Floats:
