@@ -83,6 +83,11 @@ class Patients:
         bins = preprocessing.action_bins
         return self._once(preprocessing, "action", lambda: bins.action(*given))
 
+    def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
+        """Keeps what is known already: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
+        for name, array in found.items():
+            self._once(preprocessing, name, lambda array=array: array)  # type: ignore[misc]
+
     def sofa(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
         """[n] SOFA of the present state."""
         return self._once(preprocessing, "sofa", lambda: self._score(preprocessing))
@@ -107,6 +112,24 @@ class Patients:
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
         """The patients at these positions (repeats allowed)."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def moved(
+        self,
+        values: NDArray[np.float32],
+        age: NDArray[np.int16],
+        ventilated: NDArray[np.bool_],
+        fluid_ml: NDArray[np.float32],
+        norepinephrine_equivalent: NDArray[np.float32],
+        memory: NDArray[np.float32],
+    ) -> Self:
+        """The same people one step later; what was worked out about their statics stays."""
+        following = type(self)(
+            values, age, ventilated, self.static, fluid_ml, norepinephrine_equivalent,
+            self.step + 1, memory,
+        )  # fmt: skip
+        if self._derived is not None and "static" in self._derived[1]:
+            following.note(self._derived[0], static=self._derived[1]["static"])
+        return following
 
     def part(self, rows: slice) -> Self:
         """Views of consecutive patients, and of what has been worked out about them."""

@@ -214,6 +214,14 @@ class Preprocessing:
         mean, scale = self._static
         return ((static - mean) / scale).astype(np.float32, copy=False)
 
+    def feature_table(self) -> tuple[NDArray[Any], ...]:
+        """[39] each, for code that goes feature by feature.
+
+        Mean, scale, whether skewed, limits in model space, limits, fill value and longest hold.
+        """
+        limits = (*_LIMITS, LOW, HIGH)
+        return self._mean, self._scale, LOG, *limits, self._fill, self.hold_steps
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

@@ -12,10 +12,10 @@ N_STATE_INPUTS = 3 * N_FEATURES + N_DOSE_INPUTS + 5
 N_INPUTS = N_STATE_INPUTS + N_DOSE_INPUTS
 Z_INPUTS = slice(0, N_FEATURES)
 VENTILATED_INPUT = N_STATE_INPUTS - 2
-_FLUID_SCALE_ML = 250.0
-_VASOPRESSOR_SCALE = 0.1  # ug/kg/min
-_AGE_SCALE_HOURS = 24.0
-_LARGEST_AGE = 3.0
+FLUID_SCALE_ML = 250.0
+VASOPRESSOR_SCALE = 0.1  # ug/kg/min
+AGE_SCALE_HOURS = 24.0
+LARGEST_AGE = 3.0
 
 
 def state_inputs(
@@ -33,8 +33,8 @@ def state_inputs(
     inputs[:, Z_INPUTS] = patients.standardized(preprocessing)
     inputs[:, n : 2 * n] = patients.measured
     age = inputs[:, 2 * n : 3 * n]
-    np.multiply(patients.age, np.float32(preprocessing.step_hours / _AGE_SCALE_HOURS), out=age)
-    np.minimum(age, _LARGEST_AGE, out=age)
+    np.multiply(patients.age, np.float32(preprocessing.step_hours / AGE_SCALE_HOURS), out=age)
+    np.minimum(age, LARGEST_AGE, out=age)
     given = (patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent)
     dose_inputs(*given, preprocessing, out=inputs[:, 3 * n : 3 * n + N_DOSE_INPUTS])
     static = patients.standardized_static(preprocessing)
@@ -60,8 +60,8 @@ def dose_inputs(
     """
     inputs = np.empty((len(fluid_ml), N_DOSE_INPUTS), np.float32) if out is None else out
     amounts = inputs[:, 1::2]
-    np.multiply(fluid_ml, 4.0 / (preprocessing.step_hours * _FLUID_SCALE_ML), out=amounts[:, 0])
-    np.divide(norepinephrine_equivalent, _VASOPRESSOR_SCALE, out=amounts[:, 1])
+    np.multiply(fluid_ml, 4.0 / (preprocessing.step_hours * FLUID_SCALE_ML), out=amounts[:, 0])
+    np.divide(norepinephrine_equivalent, VASOPRESSOR_SCALE, out=amounts[:, 1])
     np.greater(amounts, 0, out=inputs[:, 0::2])
     np.log1p(amounts, out=amounts)
     return inputs

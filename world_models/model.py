@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from sepsis_gym.sofa import state_sofa
 from world_models.forward import CHANGE, END, HAPPENS, RISK, SCALE, NumpyForward, PackedWeights
 from world_models.inputs import N_STATE_INPUTS, dose_inputs, state_inputs
 from world_models.start_states import StartStates
+
+if TYPE_CHECKING:
+    from world_models.compiled import OnePatient
 
 Weights = dict[str, NDArray[np.float32]]
 _Floats = NDArray[np.float32]
@@ -74,7 +77,8 @@ class ClinicalWorldModel:
         self._noise_scale = np.sqrt((self.noise_factor**2).sum(1))
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
         self.threads = threads
-        self._forward = NumpyForward(PackedWeights.pack(self.weights))
+        self._packed = PackedWeights.pack(self.weights)
+        self._forward = NumpyForward(self._packed)
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""
@@ -94,24 +98,34 @@ class ClinicalWorldModel:
         n = len(patients)
         noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32) @ self.noise_factor.T
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
-        patients = replace(patients, memory=self._owned(patients, rng))
-        fluid, dose = (np.asarray(x, np.float32) for x in (fluid_ml, norepinephrine_equivalent))
-        values, age, ventilated, memory, end, mortality, epistemic = self._in_blocks(
-            n,
-            lambda rows: self._sample(
-                patients.part(rows), fluid[rows], dose[rows], noise[rows], chance[rows]
-            ),
-        )
-        following = Patients(
-            values, age, ventilated, patients.static, fluid, dose, patients.step + 1, memory
-        )
+        memory = self._owned(patients, rng)
+        if memory is not patients.memory:
+            patients = replace(patients, memory=memory)
+        fluid = np.asarray(fluid_ml, np.float32)
+        dose = np.asarray(norepinephrine_equivalent, np.float32)
+        if n == 1 and self._one is not None:
+            sampled = self._one(patients, fluid, dose, noise, chance)
+        else:
+            sampled = self._in_blocks(self._sample, patients, fluid, dose, noise, chance)
+        values, age, ventilated, memory, end, mortality, epistemic, *found = sampled
+        following = patients.moved(values, age, ventilated, fluid, dose, memory)
+        following.note(self.preprocessing, **dict(zip(_FOUND, found, strict=False)))
         return Transition(following, end, mortality, epistemic)
+
+    @cached_property
+    def _one(self) -> "OnePatient | None":
+        """The compiled step of a single patient, where numba is installed."""
+        try:
+            from world_models.compiled import OnePatient
+        except ImportError:
+            return None
+        return OnePatient(self._packed, self.preprocessing)
 
     def _owned(self, patients: Patients, rng: np.random.Generator) -> _Floats:
         """The memory, once logged patients, who belong to no member yet, have drawn one."""
         memory = self._memory(patients)
-        new = np.flatnonzero(~memory[:, :, -1].any(1))
-        if len(new):
+        if np.count_nonzero(memory[:, :, -1]) < len(patients):
+            new = np.flatnonzero(~memory[:, :, -1].any(1))
             memory = memory.copy()
             memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
         return memory
@@ -123,18 +137,20 @@ class ClinicalWorldModel:
         return np.zeros((len(patients), self.members, self.hidden + 1), np.float32)
 
     def _in_blocks(
-        self, n: int, compute: Callable[[slice], tuple[NDArray[Any], ...]]
+        self, compute: Callable[..., tuple[NDArray[Any], ...]], patients: Patients, *rest: _Floats
     ) -> tuple[NDArray[Any], ...]:
         """Computes arrays of n rows block by block."""
-        size = self._forward.block
+        n, size = len(patients), self._forward.block
         if n <= size:
-            return compute(slice(None))
-        blocks = [slice(first, first + size) for first in range(0, n, size)]
-        if self.threads == 1:
-            parts = [compute(block) for block in blocks]
-        else:
-            parts = list(_pool(os.getpid(), self.threads).map(compute, blocks))
-        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+            return compute(patients, *rest)
+
+        def part(first: int) -> tuple[NDArray[Any], ...]:
+            rows = slice(first, first + size)
+            return compute(patients.part(rows), *(x[rows] for x in rest))
+
+        starts = range(0, n, size)
+        each = map if self.threads == 1 else _pool(os.getpid(), self.threads).map
+        return tuple(np.concatenate(column) for column in zip(*each(part, starts), strict=True))
 
     def _sample(
         self, patients: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
@@ -272,9 +288,7 @@ class ClinicalWorldModel:
         """:meth:`predict`, and the next ``memory`` [n, M, H + 1]."""
         patients = replace(patients, memory=self._memory(patients))
         fluid, dose = (np.asarray(x, np.float32) for x in (fluid_ml, norepinephrine_equivalent))
-        columns = self._in_blocks(
-            len(patients), lambda rows: self._average(patients.part(rows), fluid[rows], dose[rows])
-        )
+        columns = self._in_blocks(self._average, patients, fluid, dose)
         return dict(zip(_EXPECTED, columns, strict=True))
 
     def _average(
@@ -301,6 +315,7 @@ class ClinicalWorldModel:
 
 
 _EXPECTED = ("mean", "scale", "ventilated", "end", "mortality_90d", "epistemic", "memory")
+_FOUND = ("known", "z")
 _ONGOING, _DISCHARGED, _DIED = (
     np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED)
 )

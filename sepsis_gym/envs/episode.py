@@ -95,18 +95,21 @@ def advance(
     doses = preprocessing.action_bins.doses(action)
     transition = model.step(state.patients, *doses, rng)
     patients = transition.patients
+    given = (patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent)
+    if given[0] is doses[0] and given[1] is doses[1]:
+        patients.note(preprocessing, action=action)
     end, mortality = transition.end, transition.mortality_90d
     at_horizon = (end == _ONGOING) & (patients.step >= preprocessing.max_steps)
-    died_90d = np.full(len(patients), UNKNOWN, np.int8)
     dies_later = rng.random(len(patients)) < mortality
     over = at_horizon | (end != _ONGOING)
-    died = np.zeros(len(patients), bool)
     if over.any():
         end = np.where(at_horizon, _HORIZON, end)
         died_here = end == _DIED
         died = died_here | (over & dies_later)
-        died_90d = np.where(over, died, died_90d)
+        died_90d = np.where(over, died, np.int8(UNKNOWN))
         mortality = np.where(died_here, np.float32(1.0), mortality)
+    else:
+        died, died_90d = over, np.full(len(patients), UNKNOWN, np.int8)
     paid = transition_reward(state.patients, patients, preprocessing, over, died, reward)
     sofa = patients.sofa(preprocessing)
     return EpisodeState(patients, sofa, end, died_90d, mortality, transition.epistemic), paid

@@ -1,0 +1,224 @@
+"""One patient's step compiled by numba: what the ``fast`` extra adds to the numpy model.
+
+It computes what ``ClinicalWorldModel`` computes in numpy, which stays the reference; a test holds
+the two together. Batches do not come here: matrix products are faster for them.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from sepsis_gym.dynamics import End
+from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
+from sepsis_gym.patients import Patients
+from sepsis_gym.preprocessing import NEVER, Preprocessing
+from world_models.forward import N_OWN, N_SHARED, RISK, PackedWeights
+from world_models.inputs import (
+    AGE_SCALE_HOURS,
+    FLUID_SCALE_ML,
+    LARGEST_AGE,
+    N_INPUTS,
+    VASOPRESSOR_SCALE,
+)
+
+_Floats = NDArray[np.float32]
+_N, _STATIC = N_FEATURES, 3 * N_FEATURES + 4
+_RISK, _EXPONENT = RISK.start, N_FEATURES + 3
+_ONE, _HALF = np.float32(1), np.float32(0.5)
+_LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
+_LEAST_SCALE = np.float32(0.02)
+_ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
+_GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
+_PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
+_MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD = range(9)
+
+
+class OnePatient:
+    """The compiled step over one model's weights."""
+
+    def __init__(self, packed: PackedWeights, preprocessing: Preprocessing) -> None:
+        """Lays out the feature table: a row for each of ``_MEAN`` to ``_HOLD``."""
+        self._weights = (
+            packed.from_inputs, packed.recurrent, packed.candidate_bias, packed.head,
+            packed.shared, packed.own,
+        )  # fmt: skip
+        self._table = np.stack(preprocessing.feature_table()).astype(np.float32)
+        hours = preprocessing.step_hours
+        self._factors = np.array(
+            [
+                hours / AGE_SCALE_HOURS,
+                4 / (hours * FLUID_SCALE_ML),
+                1 / VASOPRESSOR_SCALE,
+                1 / preprocessing.max_steps,
+            ],
+            np.float32,
+        )
+        self._preprocessing = preprocessing
+
+    def __call__(
+        self, patient: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
+    ) -> tuple[Any, ...]:
+        """What ``ClinicalWorldModel._sample`` returns, then known [1, 39] and z-scores [1, 39]."""
+        return _step(
+            *self._weights, self._table, self._factors, patient.values, patient.age,
+            patient.ventilated, patient.standardized_static(self._preprocessing),
+            patient.previous_fluid_ml, patient.previous_norepinephrine_equivalent, patient.step,
+            patient.memory, fluid_ml, dose, noise, chance,
+        )  # fmt: skip
+
+
+@njit(cache=True)
+def _add_product(x, weights, out):  # type: ignore[no-untyped-def]
+    """Adds x @ weights to ``out``; many inputs are 0 and cost nothing."""
+    for k in range(len(x)):
+        if x[k] != 0:
+            for j in range(len(out)):
+                out[j] += x[k] * weights[k, j]
+
+
+@njit(cache=True)
+def _sigmoid(half):  # type: ignore[no-untyped-def]
+    return _HALF * math.tanh(half) + _HALF
+
+
+@njit(cache=True)
+def _to_z(values, table, z):  # type: ignore[no-untyped-def]
+    for i in range(_N):
+        shown = math.log1p(values[i]) if table[_LOG, i] else values[i]
+        z[i] = (shown - table[_MEAN, i]) / table[_SCALE, i]
+
+
+@njit(cache=True)
+def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
+    x[at] = fluid_ml > 0
+    x[at + 1] = math.log1p(fluid_ml * factors[1])
+    x[at + 2] = dose > 0
+    x[at + 3] = math.log1p(dose * factors[2])
+
+
+@njit(cache=True)
+def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
+    """Shared outputs [M, 41], the own member's [82] and the next memory [1, M, H + 1]."""
+    from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
+    members, size = candidate_bias.shape
+    driven = np.zeros(from_inputs.shape[1], np.float32)
+    _add_product(x, from_inputs, driven)
+    following = memory.copy()
+    shared = np.empty((members, N_SHARED), np.float32)
+    outputs = np.zeros(N_OWN, np.float32)
+    gates = np.empty((3, size), np.float32)
+    for m in range(members):
+        before, after = memory[0, m, :size], following[0, m, :size]
+        gates[:2] = 0
+        gates[2] = candidate_bias[m]
+        for gate in range(3):
+            _add_product(before, recurrent[gate, m], gates[gate])
+        at, wide = m * size, members * size
+        for j in range(size):
+            update = _sigmoid(gates[0, j] + driven[at + j])
+            reset = _sigmoid(gates[1, j] + driven[wide + at + j])
+            candidate = math.tanh(gates[2, j] * reset + driven[2 * wide + at + j])
+            after[j] = (before[j] - candidate) * update + candidate
+        head = driven[3 * wide + at : 3 * wide + at + size]
+        _add_product(after, head_weight[m], head)
+        for j in range(size):
+            head[j] = max(head[j], np.float32(0))
+        first = 4 * wide + m * N_SHARED
+        shared[m] = driven[first : first + N_SHARED]
+        _add_product(head, shared_weight[m], shared[m])
+        if m == own:
+            _add_product(head, own_weight[m, :size], outputs)
+            _add_product(x, own_weight[m, size:], outputs)
+    return shared, outputs, following
+
+
+@njit(cache=True)
+def _measure(shared, outputs, z, noise, table):  # type: ignore[no-untyped-def]
+    """[39] what would be measured, clinical units."""
+    raw = np.empty(_N, np.float32)
+    for i in range(_N):
+        scale = math.log1p(math.exp(min(outputs[i], _LARGEST_EXPONENT))) + _LEAST_SCALE
+        value = (scale * noise[i] + shared[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
+        value = min(max(value, table[_LEAST, i]), table[_MOST, i])
+        if table[_LOG, i]:
+            value = min(max(math.expm1(value), table[_LOW, i]), table[_HIGH, i])
+        raw[i] = value
+    for i in range(*_GCS):
+        raw[i] = np.rint(raw[i])
+    low, middle, high = raw[_PRESSURES[0]], raw[_PRESSURES[1]], raw[_PRESSURES[2]]
+    raw[_PRESSURES[0]] = min(low, middle, high)
+    raw[_PRESSURES[2]] = max(low, middle, high)
+    raw[_PRESSURES[1]] = max(min(low, middle), min(max(low, middle), high))
+    return raw
+
+
+@njit(cache=True)
+def _outcome(shared, outputs, drawn):  # type: ignore[no-untyped-def]
+    """End code, 90-day mortality and disagreement."""
+    members = len(shared)
+    weight = np.empty(3, np.float32)
+    for i in range(3):
+        weight[i] = math.exp(min(outputs[_N + i], _LARGEST_EXPONENT))
+    left = drawn * (weight[0] + weight[1] + weight[2])
+    end = _ONGOING
+    if left < weight[_DIED]:
+        end = _DIED
+    elif left - weight[_DIED] < weight[_DISCHARGED]:
+        end = _DISCHARGED
+    mortality = np.float32(0)
+    for m in range(members):
+        mortality += _sigmoid(shared[m, _RISK + (end == _DISCHARGED)])
+    apart = np.float32(0)
+    for i in range(_N):
+        mean, square = np.float32(0), np.float32(0)
+        for m in range(members):
+            mean += shared[m, i]
+        mean /= np.float32(members)
+        for m in range(members):
+            square += (shared[m, i] - mean) ** 2
+        apart += math.sqrt(square / np.float32(members))
+    return end, mortality / np.float32(members), apart / np.float32(_N)
+
+
+@njit(cache=True)
+def _step(  # type: ignore[no-untyped-def]
+    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, table, factors,
+    values, age, ventilated, static, previous_fluid, previous_dose, step, memory,
+    fluid_ml, dose, noise, chance,
+):  # fmt: skip
+    weights = (from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight)
+    x = np.empty(N_INPUTS + 1, np.float32)
+    _to_z(values[0], table, x)
+    for i in range(_N):
+        x[_N + i] = age[0, i] == 0
+        x[2 * _N + i] = min(np.float32(age[0, i]) * factors[0], _LARGEST_AGE)
+    _dose(previous_fluid[0], previous_dose[0], factors, x, 3 * _N)
+    x[_STATIC : _STATIC + 3] = static[0]
+    x[_STATIC + 3] = ventilated[0]
+    x[_STATIC + 4] = np.float32(step[0]) * factors[3]
+    _dose(fluid_ml[0], dose[0], factors, x, _STATIC + 5)
+    x[N_INPUTS] = 1
+    own = 0
+    for m in range(memory.shape[1]):
+        if memory[0, m, -1] > 0:
+            own = m
+            break
+    shared, outputs, following = _network(weights, x, memory, own)
+    raw = _measure(shared[own], outputs, x, noise[0], table)
+    new_values, new_z = np.empty((1, _N), np.float32), np.empty((1, _N), np.float32)
+    new_age, known = np.empty((1, _N), np.int16), np.empty((1, _N), np.bool_)
+    for i in range(_N):
+        measured = chance[0, i] < _sigmoid(outputs[_EXPONENT + i])
+        new_age[0, i] = 0 if measured else min(age[0, i] + 1, NEVER)
+        known[0, i] = new_age[0, i] <= table[_HOLD, i]
+        held = values[0, i] if known[0, i] else table[_FILL, i]
+        new_values[0, i] = raw[i] if measured else held
+    _to_z(new_values[0], table, new_z[0])
+    tube = np.array([chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])])
+    end, mortality, apart = _outcome(shared, outputs, chance[0, _N + 1])
+    ends = np.array([end], np.int8)
+    risk, doubt = np.array([mortality], np.float32), np.array([apart], np.float32)
+    return new_values, new_age, tube, following, ends, risk, doubt, known, new_z
