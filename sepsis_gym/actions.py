@@ -150,7 +150,12 @@ class ActionBins:
 
     def doses(self, action: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Doses an action stands for: (fluid in mL per step, norepinephrine equivalent)."""
-        actions = check_actions(action)
+        return self.doses_of(check_actions(action))
+
+    def doses_of(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """:meth:`doses` of actions that have been checked."""
         fluid, vasopressor = self._doses
         return fluid[actions], vasopressor[actions]
 

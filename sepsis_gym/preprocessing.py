@@ -122,6 +122,12 @@ class Preprocessing:
         return np.floor(HOLD_HOURS / self.step_hours).astype(np.int16)
 
     @cached_property
+    def _hours(self) -> NDArray[np.float32]:
+        hours = np.arange(NEVER + 1, dtype=np.float32) * self.step_hours
+        hours[NEVER] = np.inf
+        return hours
+
+    @cached_property
     def _fill(self) -> NDArray[np.float32]:
         return np.array(self.fill, np.float32)
 
@@ -140,6 +146,10 @@ class Preprocessing:
     def known(self, age: NDArray[np.integer]) -> NDArray[np.bool_]:
         """[..., 39] whether a value measured ``age`` steps ago still counts."""
         return age <= self.hold_steps
+
+    def hours(self, age: NDArray[np.integer]) -> NDArray[np.float32]:
+        """[..., 39] ages in hours, infinite where never measured."""
+        return self._hours[age]
 
     def carry_forward(
         self,

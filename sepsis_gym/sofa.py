@@ -138,11 +138,11 @@ def _count(name: str, value: ArrayLike) -> NDArray[np.int64]:
 
 def _count_one(name: str, value: np.float32) -> int:
     """:func:`_count` of one float32."""
-    if value != value:
+    given = float(value)
+    if given != given:
         return 0
-    below, cuts = _SORTED_FLOAT32[name]
-    bisect = bisect_left if _CUTS[name][0] == ">=" else bisect_right
-    return len(cuts) - bisect(cuts, float(value) if below else -float(value))
+    below, cuts, bisect = _SORTED_FLOAT32[name]
+    return len(cuts) - bisect(cuts, given if below else -given)
 
 
 _SORTED = {
@@ -151,7 +151,11 @@ _SORTED = {
 }
 """Whether low values score, and the cuts in rising order, negated where high values score."""
 _SORTED_FLOAT32 = {
-    name: (below, tuple(np.array(cuts, np.float32).tolist()))
+    name: (
+        below,
+        tuple(np.array(cuts, np.float32).tolist()),
+        bisect_left if _CUTS[name][0] == ">=" else bisect_right,
+    )
     for name, (below, cuts) in _SORTED.items()
 }
 

@@ -57,7 +57,7 @@ def load_world_model(
         noise = weights.pop(_NOISE)
         model = ClinicalWorldModel(preprocessing, weights, StartStates(**start), noise, threads=threads)
         rng = np.random.default_rng(0)
-        model.step(model.start(1, rng), np.ones(1), np.ones(1), rng)  # do all shapes fit together?
+        model.step(model.start(2, rng), np.ones(2), np.ones(2), rng)  # do all shapes fit together?
         return model
     except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: is no world model: {error}") from error

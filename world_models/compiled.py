@@ -62,12 +62,19 @@ class OnePatient:
         self, patient: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
     ) -> tuple[Any, ...]:
         """What ``ClinicalWorldModel._sample`` returns, then known [1, 39] and z-scores [1, 39]."""
-        return _step(
+        shape = (1, _N)
+        out = (
+            np.empty(shape, np.float32), np.empty(shape, np.int16), np.empty(1, np.bool_),
+            patient.memory.copy(), np.empty(1, np.int8), np.empty(1, np.float32),
+            np.empty(1, np.float32), np.empty(shape, np.bool_), np.empty(shape, np.float32),
+        )  # fmt: skip
+        _step(
             *self._weights, self._table, self._factors, patient.values, patient.age,
             patient.ventilated, patient.standardized_static(self._preprocessing),
             patient.previous_fluid_ml, patient.previous_norepinephrine_equivalent, patient.step,
-            patient.memory, fluid_ml, dose, noise, chance,
+            fluid_ml, dose, noise, chance, *out,
         )  # fmt: skip
+        return out
 
 
 @njit(cache=True)
@@ -101,29 +108,28 @@ def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
-    """Shared outputs [M, 41], the own member's [82] and the next memory [1, M, H + 1]."""
+    """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + 1] moves on."""
     from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
     members, size = candidate_bias.shape
     driven = np.zeros(from_inputs.shape[1], np.float32)
     _add_product(x, from_inputs, driven)
-    following = memory.copy()
     shared = np.empty((members, N_SHARED), np.float32)
     outputs = np.zeros(N_OWN, np.float32)
     gates = np.empty((3, size), np.float32)
     for m in range(members):
-        before, after = memory[0, m, :size], following[0, m, :size]
+        kept = memory[0, m, :size]
         gates[:2] = 0
         gates[2] = candidate_bias[m]
         for gate in range(3):
-            _add_product(before, recurrent[gate, m], gates[gate])
+            _add_product(kept, recurrent[gate, m], gates[gate])
         at, wide = m * size, members * size
         for j in range(size):
             update = _sigmoid(gates[0, j] + driven[at + j])
             reset = _sigmoid(gates[1, j] + driven[wide + at + j])
             candidate = math.tanh(gates[2, j] * reset + driven[2 * wide + at + j])
-            after[j] = (before[j] - candidate) * update + candidate
+            kept[j] = (kept[j] - candidate) * update + candidate
         head = driven[3 * wide + at : 3 * wide + at + size]
-        _add_product(after, head_weight[m], head)
+        _add_product(kept, head_weight[m], head)
         for j in range(size):
             head[j] = max(head[j], np.float32(0))
         first = 4 * wide + m * N_SHARED
@@ -132,7 +138,7 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
         if m == own:
             _add_product(head, own_weight[m, :size], outputs)
             _add_product(x, own_weight[m, size:], outputs)
-    return shared, outputs, following
+    return shared, outputs
 
 
 @njit(cache=True)
@@ -186,8 +192,9 @@ def _outcome(shared, outputs, drawn):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _step(  # type: ignore[no-untyped-def]
     from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, table, factors,
-    values, age, ventilated, static, previous_fluid, previous_dose, step, memory,
+    values, age, ventilated, static, previous_fluid, previous_dose, step,
     fluid_ml, dose, noise, chance,
+    new_values, new_age, tube, memory, end, mortality, doubt, known, new_z,
 ):  # fmt: skip
     weights = (from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight)
     x = np.empty(N_INPUTS + 1, np.float32)
@@ -206,10 +213,8 @@ def _step(  # type: ignore[no-untyped-def]
         if memory[0, m, -1] > 0:
             own = m
             break
-    shared, outputs, following = _network(weights, x, memory, own)
+    shared, outputs = _network(weights, x, memory, own)
     raw = _measure(shared[own], outputs, x, noise[0], table)
-    new_values, new_z = np.empty((1, _N), np.float32), np.empty((1, _N), np.float32)
-    new_age, known = np.empty((1, _N), np.int16), np.empty((1, _N), np.bool_)
     for i in range(_N):
         measured = chance[0, i] < _sigmoid(outputs[_EXPONENT + i])
         new_age[0, i] = 0 if measured else min(age[0, i] + 1, NEVER)
@@ -217,8 +222,5 @@ def _step(  # type: ignore[no-untyped-def]
         held = values[0, i] if known[0, i] else table[_FILL, i]
         new_values[0, i] = raw[i] if measured else held
     _to_z(new_values[0], table, new_z[0])
-    tube = np.array([chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])])
-    end, mortality, apart = _outcome(shared, outputs, chance[0, _N + 1])
-    ends = np.array([end], np.int8)
-    risk, doubt = np.array([mortality], np.float32), np.array([apart], np.float32)
-    return new_values, new_age, tube, following, ends, risk, doubt, known, new_z
+    tube[0] = chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])
+    end[0], mortality[0], doubt[0] = _outcome(shared, outputs, chance[0, _N + 1])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from sepsis_gym.dynamics import End, Simulation, Transition
 from sepsis_gym.errors import ConfigError
@@ -58,8 +59,7 @@ class ClinicalWorldModel:
             start_states: Where patients come from.
             noise_factor: [39, 39] what turns independent noise into noise that goes together as
                 the errors do (see :func:`world_models.noise.fit_noise`); None for independent.
-            threads: How many blocks of patients are computed at a time. The matrix products should
-                then keep to one thread each (``OPENBLAS_NUM_THREADS=1``).
+            threads: How many blocks of patients are computed at a time.
 
         Raises:
             ConfigError: ``threads`` is below 1.
@@ -139,18 +139,24 @@ class ClinicalWorldModel:
     def _in_blocks(
         self, compute: Callable[..., tuple[NDArray[Any], ...]], patients: Patients, *rest: _Floats
     ) -> tuple[NDArray[Any], ...]:
-        """Computes arrays of n rows block by block."""
+        """Computes arrays of n rows block by block, with one thread to a matrix product.
+
+        More of them are of no use for products this small, and very slow on a busy machine.
+        """
         n, size = len(patients), self._forward.block
-        if n <= size:
+        if n == 1:
             return compute(patients, *rest)
 
         def part(first: int) -> tuple[NDArray[Any], ...]:
             rows = slice(first, first + size)
             return compute(patients.part(rows), *(x[rows] for x in rest))
 
-        starts = range(0, n, size)
         each = map if self.threads == 1 else _pool(os.getpid(), self.threads).map
-        return tuple(np.concatenate(column) for column in zip(*each(part, starts), strict=True))
+        with _blas().limit(limits=1):
+            if n <= size:
+                return compute(patients, *rest)
+            parts = list(each(part, range(0, n, size)))
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def _sample(
         self, patients: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
@@ -326,6 +332,12 @@ _HALF = np.float32(0.5)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads of this process; a forked one does not inherit them."""
     return ThreadPoolExecutor(threads)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The libraries behind numpy's matrix products."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _sigmoid(half: _Floats) -> _Floats:

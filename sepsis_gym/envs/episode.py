@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.dynamics import End, TransitionModel
 from sepsis_gym.patients import Patients
-from sepsis_gym.preprocessing import NEVER, Preprocessing
+from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.reward import RewardConfig, transition_reward
 
 UNKNOWN = -1
@@ -92,18 +92,17 @@ def advance(
         The next state and the [n] rewards.
     """
     preprocessing = model.preprocessing
-    doses = preprocessing.action_bins.doses(action)
+    doses = preprocessing.action_bins.doses_of(action)
     transition = model.step(state.patients, *doses, rng)
     patients = transition.patients
     given = (patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent)
     if given[0] is doses[0] and given[1] is doses[1]:
         patients.note(preprocessing, action=action)
     end, mortality = transition.end, transition.mortality_90d
-    at_horizon = (end == _ONGOING) & (patients.step >= preprocessing.max_steps)
+    over = (end != _ONGOING) | (patients.step >= preprocessing.max_steps)
     dies_later = rng.random(len(patients)) < mortality
-    over = at_horizon | (end != _ONGOING)
-    if over.any():
-        end = np.where(at_horizon, _HORIZON, end)
+    if np.count_nonzero(over):
+        end = np.where(over & (end == _ONGOING), _HORIZON, end)
         died_here = end == _DIED
         died = died_here | (over & dies_later)
         died_90d = np.where(over, died, np.int8(UNKNOWN))
@@ -132,13 +131,11 @@ def describe_one(state: EpisodeState, preprocessing: Preprocessing) -> dict[str,
 
 def _entries(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
     patients = state.patients
-    age_hours = patients.age * np.float32(preprocessing.step_hours)
-    age_hours[patients.age >= NEVER] = np.inf
     return {
         "state": patients.values,
         "measured": patients.measured,
         "known": patients.known(preprocessing),
-        "age_hours": age_hours,
+        "age_hours": preprocessing.hours(patients.age),
         "static": patients.static,
         "ventilated": patients.ventilated,
         "sofa": state.sofa,
