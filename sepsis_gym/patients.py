@@ -85,8 +85,9 @@ class Patients:
 
     def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
         """Keeps what is known already: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
-        for name, array in found.items():
-            self._once(preprocessing, name, lambda array=array: array)  # type: ignore[misc]
+        if self._derived is not None and self._derived[0] is preprocessing:
+            found = self._derived[1] | found
+        object.__setattr__(self, "_derived", (preprocessing, found))
 
     def sofa(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
         """[n] SOFA of the present state."""
@@ -109,9 +110,13 @@ class Patients:
             found = derived[1][name] = compute()
         return found
 
-    def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> Self:
-        """The patients at these positions (repeats allowed)."""
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    def take(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Self:
+        """The patients at these positions (repeats allowed); those of a slice are views."""
+        taken = replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        if self._derived is not None:
+            preprocessing, found = self._derived
+            taken.note(preprocessing, **{name: array[index] for name, array in found.items()})
+        return taken
 
     def moved(
         self,
@@ -131,22 +136,29 @@ class Patients:
             following.note(self._derived[0], static=self._derived[1]["static"])
         return following
 
-    def part(self, rows: slice) -> Self:
-        """Views of consecutive patients, and of what has been worked out about them."""
-        part = replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-        if self._derived is not None:
-            preprocessing, found = self._derived
-            found = {name: array[rows] for name, array in found.items()}
-            object.__setattr__(part, "_derived", (preprocessing, found))
-        return part
-
     def put(self, index: NDArray[np.integer] | NDArray[np.bool_], other: Self) -> Self:
         """A copy in which the patients at ``index`` are ``other``'s."""
-        merged = {}
-        for field in fields(self):
-            merged[field.name] = getattr(self, field.name).copy()
-            merged[field.name][index] = getattr(other, field.name)
-        return replace(self, **merged)
+        merged = replace(
+            self,
+            **{
+                f.name: _merged(getattr(self, f.name), index, getattr(other, f.name))
+                for f in fields(self)
+            },
+        )
+        if self._derived is not None and other._derived is not None:
+            preprocessing, mine = self._derived
+            theirs = other._derived[1] if other._derived[0] is preprocessing else {}
+            both = {k: _merged(mine[k], index, theirs[k]) for k in mine.keys() & theirs.keys()}
+            merged.note(preprocessing, **both)
+        return merged
+
+
+def _merged(
+    mine: NDArray[Any], index: NDArray[np.integer] | NDArray[np.bool_], theirs: NDArray[Any]
+) -> NDArray[Any]:
+    merged = mine.copy()
+    merged[index] = theirs
+    return merged
 
 
 def encode_observation(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -121,11 +121,9 @@ def transition_reward(
     seen_t, seen_tp1 = known_t.take(STATE_INPUTS_AT, 1), known_tp1.take(STATE_INPUTS_AT, 1)
     if seen_t.tobytes() != seen_tp1.tobytes():
         other = np.flatnonzero((seen_t != seen_tp1).any(1))
-        both = known_t[other] & known_tp1[other]
+        scored = _rescored(before, after, other, known_t[other] & known_tp1[other])
         sofa_t, sofa_tp1 = sofa_t.copy(), sofa_tp1.copy()
-        for sofa, patients in ((sofa_t, before), (sofa_tp1, after)):
-            dose = patients.previous_norepinephrine_equivalent[other]
-            sofa[other] = state_sofa(patients.values[other], both, patients.ventilated[other], dose)
+        sofa_t[other], sofa_tp1[other] = scored
     if len(after) == 1 and config.scheme == "shaped" and not terminated.item():
         # one patient: plain numbers are several times faster
         risen = 0.0
@@ -137,6 +135,18 @@ def transition_reward(
     lactate_t = np.where(shown, before.values[:, _LACTATE], np.nan)
     lactate_tp1 = after.values[:, _LACTATE]
     return step_reward(sofa_t, sofa_tp1, lactate_t, lactate_tp1, terminated, died, config)
+
+
+def _rescored(
+    before: Patients, after: Patients, rows: NDArray[np.integer], known: NDArray[np.bool_]
+) -> NDArray[np.int8]:
+    """[2, k] SOFA of these k patients before and after, from ``known`` [k, 39] alone."""
+    both = [
+        (p.values[rows], p.ventilated[rows], p.previous_norepinephrine_equivalent[rows])
+        for p in (before, after)
+    ]
+    values, ventilated, dose = (np.stack(pair) for pair in zip(*both, strict=True))
+    return state_sofa(values, np.stack([known, known]), ventilated, dose)
 
 
 _LACTATE = FEATURE_INDEX["lactate"]

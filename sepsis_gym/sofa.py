@@ -4,8 +4,8 @@ Cohort building feeds it the worst values of each hour, the environments feed it
 step. A missing input scores 0.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,13 +29,14 @@ _CUTS: dict[str, tuple[Literal["<", ">=", ">"], tuple[float, ...]]] = {
     "bilirubin_total": (">=", (1.2, 2, 6, 12)),
     "meanbp": ("<", (70,)),
     "norepinephrine": (">", (0, 0.1)),
-    "dopamine": (">", (0, 5, 15)),
-    "dobutamine": (">", (0,)),
     "gcs": ("<", (15, 13, 10, 6)),
     "creatinine": (">=", (1.2, 2, 3.5, 5)),
     "urine_24h": ("<", (500, 200)),
+    "dopamine": (">", (0, 5, 15)),
+    "dobutamine": (">", (0,)),
 }
 """What a value is compared with; :func:`_organs` turns the number of cuts passed into points."""
+_ORDER = tuple(_CUTS)[:8]
 _MOST_UNVENTILATED = 2
 _STATE_INPUTS = (
     "pao2", "fio2", "platelet", "bilirubin_total", "meanbp", "gcs_eye", "gcs_verbal", "gcs_motor",
@@ -79,85 +80,68 @@ def sofa_components(
     Returns:
         [..., 6] points 0-4 in the order of ``COMPONENTS``; NaN inputs score 0.
     """
-    parts = _organs(
-        _count, np.minimum, np.maximum, np.asarray(ventilated, bool),
-        pao2_fio2=pao2_fio2, platelet=platelet, bilirubin_total=bilirubin_total, meanbp=meanbp,
-        norepinephrine=norepinephrine, dopamine=dopamine, dobutamine=dobutamine, gcs=gcs,
-        creatinine=creatinine, urine_24h=urine_24h,
+    inputs = (
+        pao2_fio2, platelet, bilirubin_total, meanbp, norepinephrine, gcs, creatinine, urine_24h,
     )  # fmt: skip
+    counts = [_count(name, value) for name, value in zip(_ORDER, inputs, strict=True)]
+    parts = [*_organs(np.minimum, np.maximum, np.asarray(ventilated, bool), counts)]
+    passed = _count("dopamine", dopamine)
+    others = np.maximum(passed + (passed > 0), 2 * _count("dobutamine", dobutamine))
+    circulation = COMPONENTS.index("cardiovascular")
+    parts[circulation] = np.maximum(parts[circulation], others)
     return np.stack(np.broadcast_arrays(*parts), axis=-1).astype(np.int8)
 
 
 def _organs(
-    count: Callable[[str, Any], Any],
     least: Callable[[Any, Any], Any],
     most: Callable[[Any, Any], Any],
     ventilated: Any,
-    **inputs: Any,
+    counts: Sequence[Any] | NDArray[np.int8],
 ) -> tuple[Any, ...]:
     """The score's one rule, for arrays and for the plain numbers of one patient alike.
 
     Args:
-        count: How many cuts of a named input its value passes; none if it is missing.
         least: Minimum of two.
         most: Maximum of two.
         ventilated: Whether invasively ventilated.
-        inputs: As :func:`sofa_components` names them; those left out are not given.
+        counts: How many cuts each input passes, in the order of ``_ORDER``.
 
     Returns:
-        Points in the order of ``COMPONENTS``.
+        Points in the order of ``COMPONENTS``, as far as other drugs than norepinephrine add none.
     """
-    passed = {name: count(name, value) for name, value in inputs.items()}
-    norepinephrine, urine = passed["norepinephrine"], passed["urine_24h"]
-    circulation = most(passed["meanbp"], norepinephrine + 2 * (norepinephrine > 0))
-    if "dopamine" in passed:
-        dopamine, dobutamine = passed["dopamine"], passed["dobutamine"]
-        circulation = most(circulation, most(dopamine + (dopamine > 0), 2 * dobutamine))
+    ratio, platelet, bilirubin, meanbp, norepinephrine, gcs, creatinine, urine = counts
     return (
-        least(passed["pao2_fio2"], _MOST_UNVENTILATED + 2 * ventilated),
-        passed["platelet"],
-        passed["bilirubin_total"],
-        circulation,
-        passed["gcs"],
-        most(passed["creatinine"], urine + 2 * (urine > 0)),
+        least(ratio, _MOST_UNVENTILATED + 2 * ventilated),
+        platelet,
+        bilirubin,
+        most(meanbp, norepinephrine + 2 * (norepinephrine > 0)),
+        gcs,
+        most(creatinine, urine + 2 * (urine > 0)),
     )
 
 
-def _count(name: str, value: ArrayLike) -> NDArray[np.int64]:
-    """How many cuts each value passes."""
-    given = np.asarray(value)
-    if given.dtype.kind != "f":
-        given = given.astype(np.float64)
-    below, cuts = _SORTED[name]
-    # NaN sorts behind every number, so that it passes no cut
-    left = np.array(cuts, given.dtype).searchsorted(
-        given if below else -given, "left" if _CUTS[name][0] == ">=" else "right"
-    )
-    return len(cuts) - left
+def _count(name: str, value: ArrayLike) -> NDArray[np.int8]:
+    """How many cuts each value passes; a missing one passes none."""
+    given = np.asarray(value, dtype=np.float64)
+    sign, cuts = _below(name, np.float64)
+    return np.less((sign * given)[..., None], cuts).sum(-1, dtype=np.int8)
 
 
-def _count_one(name: str, value: np.float32) -> int:
-    """:func:`_count` of one float32."""
-    given = float(value)
-    if given != given:
-        return 0
-    below, cuts, bisect = _SORTED_FLOAT32[name]
-    return len(cuts) - bisect(cuts, given if below else -given)
+def _below(name: str, dtype: type[np.floating]) -> tuple[int, NDArray[np.floating]]:
+    """A sign, and cuts in rising order: a value passes those that it, so signed, lies below."""
+    side, listed = _CUTS[name]
+    cuts = np.sort(np.array(listed, dtype) * (1 if side == "<" else -1))
+    if side == ">=":
+        cuts = np.nextafter(cuts, np.array(np.inf, dtype))
+    return (1 if side == "<" else -1), cuts
 
 
-_SORTED = {
-    name: (side == "<", tuple(sorted(cut if side == "<" else -cut for cut in cuts)))
-    for name, (side, cuts) in _CUTS.items()
-}
-"""Whether low values score, and the cuts in rising order, negated where high values score."""
-_SORTED_FLOAT32 = {
-    name: (
-        below,
-        tuple(np.array(cuts, np.float32).tolist()),
-        bisect_left if _CUTS[name][0] == ">=" else bisect_right,
-    )
-    for name, (below, cuts) in _SORTED.items()
-}
+_SIGNED = [_below(name, np.float32) for name in _ORDER]
+_SIGN = np.array([sign for sign, _ in _SIGNED], np.float32)[:, None]
+_BELOW = np.full((len(_ORDER), max(len(cuts) for _, cuts in _SIGNED), 1), -np.inf, np.float32)
+for _row, (_, _cuts) in zip(_BELOW, _SIGNED, strict=True):
+    _row[: len(_cuts), 0] = _cuts
+_ONE_BY_ONE = tuple((sign, tuple(cuts.tolist())) for sign, cuts in _SIGNED)
 
 
 def state_sofa(
@@ -182,12 +166,12 @@ def state_sofa(
     Returns:
         [...] total score, 0-24.
     """
+    dose = np.asarray(norepinephrine_equivalent, np.float32)
     if values.size == N_FEATURES:  # one patient: plain numbers are several times faster
-        dose = np.asarray(norepinephrine_equivalent, np.float32).item()
-        seen = _seen(values, known).ravel()
-        parts = _state_organs(_count_one, min, max, seen, bool(ventilated), dose)
+        parts = _organs(min, max, bool(ventilated), _counts_of_one(_seen(values, known), dose))
         return np.full(values.shape[:-1], sum(parts), np.int8)
-    return sum(_state_parts(values, known, ventilated, norepinephrine_equivalent)).astype(np.int8)
+    parts = _state_organs(values, known, ventilated, dose)
+    return np.add.reduce(parts, dtype=np.int8).reshape(values.shape[:-1])
 
 
 def state_sofa_components(
@@ -197,41 +181,50 @@ def state_sofa_components(
     norepinephrine_equivalent: NDArray[np.floating],
 ) -> NDArray[np.int8]:
     """[..., 6] the points that :func:`state_sofa` adds up, in the order of ``COMPONENTS``."""
-    parts = _state_parts(values, known, ventilated, norepinephrine_equivalent)
-    return np.stack(np.broadcast_arrays(*parts), axis=-1).astype(np.int8)
+    dose = np.asarray(norepinephrine_equivalent, np.float32)
+    parts = np.stack(_state_organs(values, known, ventilated, dose), axis=-1)
+    return parts.astype(np.int8).reshape(*values.shape[:-1], len(COMPONENTS))
 
 
 def _seen(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """[..., 10] the inputs in the order of ``STATE_INPUTS_AT``, NaN where unknown."""
+    """[10, N] the inputs in the order of ``STATE_INPUTS_AT``, NaN where unknown."""
     at = STATE_INPUTS_AT
     seen = np.where(known.take(at, -1), values.take(at, -1), _IF_UNKNOWN)
-    return seen.astype(np.float32, copy=False)
+    return seen.reshape(-1, len(at)).T.astype(np.float32, copy=False)
 
 
-def _state_parts(
-    values: NDArray[np.floating],
-    known: NDArray[np.bool_],
-    ventilated: NDArray[np.bool_],
-    norepinephrine_equivalent: NDArray[np.floating],
-) -> tuple[NDArray[np.int64], ...]:
-    columns = np.ascontiguousarray(np.moveaxis(_seen(values, known), -1, 0))
-    dose = np.asarray(norepinephrine_equivalent, np.float32)
-    return _state_organs(_count, np.minimum, np.maximum, columns, np.asarray(ventilated), dose)
+def _scored(seen: Any, dose: Any) -> tuple[Any, ...]:
+    """The inputs of the score in the order of ``_ORDER``, each an array or a float32."""
+    pao2, fio2, platelet, bilirubin, meanbp, eye, verbal, motor, creatinine, urine = seen
+    gcs = eye + verbal + motor
+    return pao2 / fio2, platelet, bilirubin, meanbp, dose, gcs, creatinine, _SIX * urine
+
+
+_SIX = np.float32(6)
 
 
 def _state_organs(
-    count: Callable[[str, Any], Any],
-    least: Callable[[Any, Any], Any],
-    most: Callable[[Any, Any], Any],
-    seen: NDArray[np.float32],
-    ventilated: Any,
-    dose: Any,
-) -> tuple[Any, ...]:
-    """:func:`_organs` of the ten inputs of a state, each an array or a number."""
-    pao2, fio2, platelet, bilirubin, meanbp, eye, verbal, motor, creatinine, urine = seen
-    return _organs(
-        count, least, most, ventilated,
-        pao2_fio2=pao2 / fio2, platelet=platelet, bilirubin_total=bilirubin, meanbp=meanbp,
-        norepinephrine=dose, gcs=eye + verbal + motor, creatinine=creatinine,
-        urine_24h=6.0 * urine,
-    )  # fmt: skip
+    values: NDArray[np.floating],
+    known: NDArray[np.bool_],
+    ventilated: NDArray[np.bool_],
+    dose: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], ...]:
+    """[N] points of each organ."""
+    seen = _seen(values, known)
+    signed = np.empty((len(_ORDER), seen.shape[1]), np.float32)
+    for row, column in zip(signed, _scored(seen, dose.ravel()), strict=True):
+        row[:] = column
+    signed *= _SIGN
+    counts = np.add.reduce(np.less(signed[:, None], _BELOW), 1, dtype=np.int8)
+    tube = np.asarray(ventilated, np.int8).ravel()
+    return _organs(np.minimum, np.maximum, tube, counts)
+
+
+def _counts_of_one(seen: NDArray[np.float32], dose: NDArray[np.float32]) -> list[int]:
+    """Cuts passed by the inputs of one patient."""
+    counts = []
+    for value, (sign, cuts) in zip(_scored(seen[:, 0], dose.item()), _ONE_BY_ONE, strict=True):
+        number = float(value)
+        missing = number != number
+        counts.append(0 if missing else len(cuts) - bisect_right(cuts, sign * number))
+    return counts

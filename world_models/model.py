@@ -149,7 +149,7 @@ class ClinicalWorldModel:
 
         def part(first: int) -> tuple[NDArray[Any], ...]:
             rows = slice(first, first + size)
-            return compute(patients.part(rows), *(x[rows] for x in rest))
+            return compute(patients.take(rows), *(x[rows] for x in rest))
 
         each = map if self.threads == 1 else _pool(os.getpid(), self.threads).map
         with _blas().limit(limits=1):
