@@ -153,7 +153,7 @@ class ActionBins:
         return self.doses_of(check_actions(action))
 
     def doses_of(
-        self, actions: NDArray[np.int64]
+        self, actions: NDArray[np.integer]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """:meth:`doses` of actions that have been checked."""
         fluid, vasopressor = self._doses

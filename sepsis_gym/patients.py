@@ -84,18 +84,19 @@ class Patients:
         return self._once(preprocessing, "action", lambda: bins.action(*given))
 
     def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
-        """Keeps what is known already: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
+        """Keeps what is worked out: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
         if self._derived is not None and self._derived[0] is preprocessing:
             found = self._derived[1] | found
         object.__setattr__(self, "_derived", (preprocessing, found))
 
     def sofa(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
         """[n] SOFA of the present state."""
-        return self._once(preprocessing, "sofa", lambda: self._score(preprocessing))
+        return self._once(preprocessing, "sofa", lambda: self.score(self.known(preprocessing)))
 
-    def _score(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
+    def score(self, known: NDArray[np.bool_]) -> NDArray[np.int8]:
+        """[n] SOFA from the ``known`` [n, 39] values alone."""
         dose = self.previous_norepinephrine_equivalent
-        return state_sofa(self.values, self.known(preprocessing), self.ventilated, dose)
+        return state_sofa(self.values, known, self.ventilated, dose)
 
     # Observation, info, reward and network read the same things of a state: worked out once.
     _derived: ClassVar[tuple[Preprocessing, dict[str, Any]] | None] = None

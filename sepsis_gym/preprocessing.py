@@ -176,7 +176,7 @@ class Preprocessing:
         raw: NDArray[np.floating],
         measured: NDArray[np.bool_],
     ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """:meth:`carry_forward` with the [n, 39] mask apart: other entries of ``raw`` are unread."""
+        """:meth:`carry_forward` with the [n, 39] mask apart; the rest of ``raw`` is not read."""
         new_age = np.minimum(age + _ONE_STEP, NEVER, dtype=np.int16)
         new_age *= ~measured
         held = np.where(self.known(new_age), values, self._fill)

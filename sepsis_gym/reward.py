@@ -141,6 +141,8 @@ def _rescored(
     before: Patients, after: Patients, rows: NDArray[np.integer], known: NDArray[np.bool_]
 ) -> NDArray[np.int8]:
     """[2, k] SOFA of these k patients before and after, from ``known`` [k, 39] alone."""
+    if len(after) == 1:
+        return np.array([p.score(known) for p in (before, after)])
     both = [
         (p.values[rows], p.ventilated[rows], p.previous_norepinephrine_equivalent[rows])
         for p in (before, after)

@@ -29,13 +29,14 @@ def available() -> list[str]:
 
 
 def load_world_model(
-    name: str | os.PathLike[str], *, threads: int = 1
+    name: str | os.PathLike[str], *, threads: int = 1, device: str | None = None
 ) -> ClinicalWorldModel:
     """Loads a world model.
 
     Args:
         name: A shipped model's name, or a checkpoint folder.
         threads: How many blocks of patients are computed at a time.
+        device: Where torch runs the network, such as ``cuda``; None for numpy.
 
     Raises:
         UnknownNameError: It is neither.
@@ -55,7 +56,9 @@ def load_world_model(
         if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{bad[0]} holds numbers that are not finite")
         noise = weights.pop(_NOISE)
-        model = ClinicalWorldModel(preprocessing, weights, StartStates(**start), noise, threads=threads)
+        model = ClinicalWorldModel(
+            preprocessing, weights, StartStates(**start), noise, threads=threads, device=device
+        )
         rng = np.random.default_rng(0)
         model.step(model.start(2, rng), np.ones(2), np.ones(2), rng)  # do all shapes fit together?
         return model

@@ -53,7 +53,7 @@ class PackedWeights:
     @classmethod
     def pack(cls, weights: Mapping[str, _Floats]) -> "PackedWeights":
         """Packs the arrays of ``EnsembleNetwork``, given by name."""
-        members, hidden = weights["output_weight"].shape[:2]
+        hidden = weights["output_weight"].shape[1]
         gate = np.ones(3 * hidden, np.float32)
         gate[: 2 * hidden] = 0.5
         recurrent_bias = weights["recurrent_bias"].copy()
@@ -70,7 +70,8 @@ class PackedWeights:
         rows = {k: np.concatenate([w, b], axis=1) * scale for k, (w, b, scale) in biased.items()}
         outputs = weights["output_weight"] * output
         own = np.concatenate([outputs, rows["outputs"]], axis=1)[..., _OWN_COLUMNS]
-        parts = (*np.split(rows["gates"], 3, 2), rows["head"], rows["outputs"][..., _SHARED_COLUMNS])
+        shared = rows["outputs"][..., _SHARED_COLUMNS]
+        parts = (*np.split(rows["gates"], 3, 2), rows["head"], shared)
         flat = [part.transpose(1, 0, 2).reshape(N_INPUTS + 1, -1) for part in parts]
         recurrent = np.split(weights["recurrent_weight"] * gate, 3, 2)
         return cls(
@@ -178,9 +179,10 @@ class NumpyForward:
         return arrays.own
 
     def _arrays(self, n: int) -> _Scratch:
-        found: _Scratch | None = self._scratch.__dict__.get(n)
+        mine: dict[int | str, Any] = self._scratch.__dict__  # type: ignore[assignment]
+        found: _Scratch | None = mine.get(n)
         if found is None:
-            found = self._scratch.__dict__[n] = self._views(n)
+            found = mine[n] = self._views(n)
         return found
 
     def _views(self, n: int) -> _Scratch:

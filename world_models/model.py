@@ -23,6 +23,7 @@ from world_models.start_states import StartStates
 
 if TYPE_CHECKING:
     from world_models.compiled import OnePatient
+    from world_models.torch_forward import TorchForward
 
 Weights = dict[str, NDArray[np.float32]]
 _Floats = NDArray[np.float32]
@@ -50,6 +51,7 @@ class ClinicalWorldModel:
         noise_factor: _Floats | None = None,
         *,
         threads: int = 1,
+        device: str | None = None,
     ) -> None:
         """Wraps trained weights.
 
@@ -60,12 +62,15 @@ class ClinicalWorldModel:
             noise_factor: [39, 39] what turns independent noise into noise that goes together as
                 the errors do (see :func:`world_models.noise.fit_noise`); None for independent.
             threads: How many blocks of patients are computed at a time.
+            device: Where torch runs the network, such as ``cuda``; None for numpy.
 
         Raises:
-            ConfigError: ``threads`` is below 1.
+            ConfigError: ``threads`` is below 1, or not 1 with a device.
         """
         if threads < 1:
             raise ConfigError(f"threads must be 1 or more, got {threads}")
+        if device is not None and threads > 1:
+            raise ConfigError(f"threads are for numpy: leave them out with device {device!r}")
         self.preprocessing = preprocessing
         # rounded to what a checkpoint stores, so that a saved model is the same model
         self.weights = {
@@ -78,7 +83,7 @@ class ClinicalWorldModel:
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
         self.threads = threads
         self._packed = PackedWeights.pack(self.weights)
-        self._forward = NumpyForward(self._packed)
+        self._forward = _forward(self._packed, device)
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""
@@ -115,6 +120,8 @@ class ClinicalWorldModel:
     @cached_property
     def _one(self) -> "OnePatient | None":
         """The compiled step of a single patient, where numba is installed."""
+        if not isinstance(self._forward, NumpyForward):
+            return None
         try:
             from world_models.compiled import OnePatient
         except ImportError:
@@ -322,10 +329,18 @@ class ClinicalWorldModel:
 
 _EXPECTED = ("mean", "scale", "ventilated", "end", "mortality_90d", "epistemic", "memory")
 _FOUND = ("known", "z")
-_ONGOING, _DISCHARGED, _DIED = (
-    np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED)
-)
+_ONGOING, _DISCHARGED, _DIED = (np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED))
 _HALF = np.float32(0.5)
+
+
+def _forward(packed: PackedWeights, device: str | None) -> "NumpyForward | TorchForward":
+    if device is None:
+        return NumpyForward(packed)
+    try:
+        from world_models.torch_forward import TorchForward
+    except ImportError as error:
+        raise ImportError('device=... needs torch: pip install "sepsis-gym[torch]"') from error
+    return TorchForward(packed, device)
 
 
 @cache

@@ -240,7 +240,9 @@ def _import_line() -> str:
     ]
     seconds = min(float(one.stdout.split()[0]) for one in told)
     torch = "with" if told[0].stdout.split()[1] == "True" else "without"
-    return f"import sepsis_gym {seconds:.2f} s, {torch} torch (must 0.5): {_verdict(-seconds, -0.5)}"
+    return (
+        f"import sepsis_gym {seconds:.2f} s, {torch} torch (must 0.5): {_verdict(-seconds, -0.5)}"
+    )
 
 
 def _missing(rows: list[_Row]) -> Iterator[str]:

@@ -1,0 +1,65 @@
+"""The forward pass in torch on a device of choice; everything around it stays in numpy."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from world_models.forward import N_SHARED, PackedWeights
+from world_models.inputs import N_INPUTS
+
+_Floats = NDArray[np.float32]
+
+
+class TorchForward:
+    """Does what :class:`~world_models.forward.NumpyForward` does, on ``device``."""
+
+    block = 8192
+
+    def __init__(self, packed: PackedWeights, device: str) -> None:
+        """Copies the weights to the device."""
+        self._device = torch.device(device)
+        self._w = {name: self._put(array) for name, array in vars(packed).items()}
+        self.members, self.hidden = packed.head.shape[:2]
+        self._inputs = np.ones((0, N_INPUTS + 1), np.float32)
+
+    def inputs(self, n: int) -> _Floats:
+        """The [n, 130] inputs, to be filled before the call."""
+        if len(self._inputs) != n:
+            self._inputs = np.ones((n, N_INPUTS + 1), np.float32)  # the last is the biases' input
+        return self._inputs[:, :-1]
+
+    @torch.inference_mode()
+    def __call__(
+        self, memory: _Floats, own: NDArray[np.integer] | None
+    ) -> tuple[_Floats, _Floats, _Floats]:
+        """One step from the filled inputs; as in ``NumpyForward``."""
+        w, size, n = self._w, self.hidden, len(memory)
+        inputs = self._put(self._inputs)
+        before = self._put(memory[:, :, :size]).transpose(0, 1)
+        widths = [3 * self.members * size, self.members * size, self.members * N_SHARED]
+        driven, to_head, direct = (inputs @ w["from_inputs"]).split(widths, dim=1)
+        driven = driven.view(n, 3, self.members, size).permute(1, 2, 0, 3)
+        gates = torch.matmul(before, w["recurrent"])
+        update, reset = (1 + torch.tanh(gates[:2] + driven[:2])) / 2
+        candidate = gates[2] + w["candidate_bias"][:, None]
+        candidate = torch.tanh(reset * candidate + driven[2])
+        after = candidate + update * (before - candidate)
+        head = torch.relu(after @ w["head"] + self._by_member(to_head))
+        shared = head @ w["shared"] + self._by_member(direct)
+        seen = torch.cat([head, inputs.expand(self.members, -1, -1)], dim=-1)
+        outputs = (seen @ w["own"]).transpose(0, 1)
+        if own is not None:
+            outputs = outputs[torch.arange(n), torch.from_numpy(own)]
+        following = memory.copy()
+        following[:, :, :size] = after.transpose(0, 1).cpu().numpy()
+        return shared.transpose(0, 1).cpu().numpy(), outputs.cpu().numpy(), following
+
+    def _by_member(self, columns: Tensor) -> Tensor:
+        """[n, M * W] to [M, n, W]."""
+        return columns.view(len(columns), self.members, -1).transpose(0, 1)
+
+    def _put(self, array: NDArray[Any]) -> Tensor:
+        return torch.tensor(array, device=self._device)
