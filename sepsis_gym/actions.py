@@ -59,8 +59,8 @@ def check_actions(action: ArrayLike) -> NDArray[np.int64]:
     Raises:
         InvalidActionError: One is no whole number from 0 to 24; the first offender is named.
     """
-    if type(action) is int and 0 <= action < N_ACTIONS:  # a single environment's every step
-        return np.array(action)
+    if isinstance(action, int | np.integer) and not isinstance(action, bool) and 0 <= action < 25:
+        return np.array(action, np.int64)  # a single environment's every step
     actions = np.asarray(action)
     whole = actions.dtype.kind in "iu" or (actions.dtype.kind == "f" and np.all(actions % 1 == 0))
     outside = (actions < 0) | (actions >= N_ACTIONS) if whole else np.ones(actions.shape, bool)

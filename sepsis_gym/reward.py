@@ -129,8 +129,8 @@ def transition_reward(
         risen = 0.0
         if known_t.item(_LACTATE) and known_tp1.item(_LACTATE):
             risen = tanh(after.values.item(_LACTATE) - before.values.item(_LACTATE))
-        scored = sofa_tp1.item()
-        return np.array([_shaped(scored - sofa_t.item(), scored, risen, config)])
+        points = sofa_tp1.item()
+        return np.array([_shaped(points - sofa_t.item(), points, risen, config)])
     shown = known_t[:, _LACTATE] & known_tp1[:, _LACTATE]
     lactate_t = np.where(shown, before.values[:, _LACTATE], np.nan)
     lactate_tp1 = after.values[:, _LACTATE]

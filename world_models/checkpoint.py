@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sepsis_gym.errors import CheckpointError, UnknownNameError
+from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from sepsis_gym.files import whole_folder
 from sepsis_gym.preprocessing import Preprocessing
 from world_models.model import ClinicalWorldModel
@@ -41,6 +41,7 @@ def load_world_model(
     Raises:
         UnknownNameError: It is neither.
         CheckpointError: The folder is broken; names the file.
+        ConfigError: The threads or the device cannot be.
     """
     folder = _folder(name)
     description = _read_description(folder / DESCRIPTION_FILE)
@@ -62,6 +63,8 @@ def load_world_model(
         rng = np.random.default_rng(0)
         model.step(model.start(2, rng), np.ones(2), np.ones(2), rng)  # do all shapes fit together?
         return model
+    except ConfigError:  # of threads and device, not of the file
+        raise
     except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: is no world model: {error}") from error
 

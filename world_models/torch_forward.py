@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sepsis_gym.errors import ConfigError
 from world_models.forward import N_SHARED, PackedWeights
 from world_models.inputs import N_INPUTS
 
@@ -19,8 +20,15 @@ class TorchForward:
     block = 8192
 
     def __init__(self, packed: PackedWeights, device: str) -> None:
-        """Copies the weights to the device."""
-        self._device = torch.device(device)
+        """Copies the weights to the device.
+
+        Raises:
+            ConfigError: Torch has no such device here.
+        """
+        try:
+            self._device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+            raise ConfigError(f"device {device!r} cannot be used: {error}") from error
         self._w = {name: self._put(array) for name, array in vars(packed).items()}
         self.members, self.hidden = packed.head.shape[:2]
         self._inputs = np.ones((0, N_INPUTS + 1), np.float32)
@@ -40,7 +48,7 @@ class TorchForward:
         inputs = self._put(self._inputs)
         before = self._put(memory[:, :, :size]).transpose(0, 1)
         widths = [3 * self.members * size, self.members * size, self.members * N_SHARED]
-        driven, to_head, direct = (inputs @ w["from_inputs"]).split(widths, dim=1)
+        driven, to_head, direct = torch.split(inputs @ w["from_inputs"], widths, dim=1)
         driven = driven.view(n, 3, self.members, size).permute(1, 2, 0, 3)
         gates = torch.matmul(before, w["recurrent"])
         update, reset = (1 + torch.tanh(gates[:2] + driven[:2])) / 2

@@ -65,6 +65,26 @@ def test_what_is_first_measured_or_expires_pays_nothing(trajectories):
     assert paid(bedside(160, 0), fresh, trajectories) == pytest.approx(-0.375)
 
 
+@pytest.mark.parametrize("scheme", ["shaped", "terminal", "survival"])
+def test_one_patient_is_paid_as_in_company(trajectories, scheme):
+    rng = np.random.default_rng(0)
+    rows = np.flatnonzero(trajectories.is_decision)[:200]
+    before, after = trajectories.patients(rows), trajectories.patients(rows + 1)
+    over, died = rng.random(200) < 0.2, rng.random(200) < 0.5
+    preprocessing, config = trajectories.preprocessing, RewardConfig(scheme)
+    together = transition_reward(before, after, preprocessing, over, died, config)
+    alone = [
+        transition_reward(
+            before.take(one), after.take(one), preprocessing, over[one], died[one], config
+        )
+        for one in (slice(at, at + 1) for at in range(200))
+    ]
+    np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-12)
+    changed = before.known(preprocessing) != after.known(preprocessing)
+    assert 20 < changed.any(1).sum()
+    assert len(np.unique(together)) > 1
+
+
 def test_unknown_scheme_is_named():
     with pytest.raises(ConfigError, match="'sparse'"):
         RewardConfig("sparse")

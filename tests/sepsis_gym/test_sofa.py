@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sepsis_gym.features import FEATURE_INDEX, TYPICAL
-from sepsis_gym.sofa import COMPONENTS, sofa_components, state_sofa
+from sepsis_gym.sofa import COMPONENTS, sofa_components, state_sofa, state_sofa_components
 
 HEALTHY = {
     "pao2_fio2": 450.0,
@@ -57,18 +57,44 @@ def test_missing_inputs_score_nothing():
     assert sofa_components(ventilated=True, **missing).sum() == 0
 
 
-def test_batched_and_single_scores_agree():
+def test_batched_and_single_scores_agree_also_at_the_cuts():
     rng = np.random.default_rng(0)
-    values = (TYPICAL * rng.uniform(0.2, 2.5, (200, len(TYPICAL)))).astype(np.float32)
+    n = 600
+    values = (TYPICAL * rng.uniform(0.2, 2.5, (n, len(TYPICAL)))).astype(np.float32)
+    at_cuts = {"platelet": (20, 50, 100, 150), "bilirubin_total": (1.2, 2, 6, 12), "meanbp": (70,)}
+    at_cuts |= {"creatinine": (1.2, 2, 3.5, 5), "pao2": (80, 120), "fio2": (0.3, 0.4, 0.8)}
+    at_cuts |= {"gcs_eye": (1, 4), "gcs_verbal": (1, 5), "gcs_motor": (4, 6)}
+    at_cuts["output_4hourly"] = (500 / 6, 200 / 6)
+    for name, cuts in at_cuts.items():
+        values[: n // 2, FEATURE_INDEX[name]] = rng.choice(cuts, n // 2)
     known = rng.random(values.shape) < 0.8
-    ventilated, dose = rng.random(200) < 0.5, rng.choice([0.0, 0.05, 0.3], 200)
+    ventilated = rng.random(n) < 0.5
+    dose = rng.choice([0.0, 0.05, 0.1, 0.3], n).astype(np.float32)
     batched = state_sofa(values, known, ventilated, dose)
     single = [
-        state_sofa(*(x[i : i + 1] for x in (values, known, ventilated, dose)))[0]
-        for i in range(200)
+        state_sofa(*(x[i : i + 1] for x in (values, known, ventilated, dose)))[0] for i in range(n)
     ]
     np.testing.assert_array_equal(batched, single)
+    components = state_sofa_components(values, known, ventilated, dose)
+    np.testing.assert_array_equal(batched, components.sum(-1))
     assert len(np.unique(batched)) > 8
+
+
+def test_states_are_scored_by_the_rule_of_the_cohort():
+    rng = np.random.default_rng(1)
+    values = (TYPICAL * rng.uniform(0.2, 2.5, (300, len(TYPICAL)))).astype(np.float32)
+    ventilated, dose = rng.random(300) < 0.5, rng.choice([0.0, 0.05, 0.3], 300)
+    of = {name: values[:, index] for name, index in FEATURE_INDEX.items()}
+    expected = sofa_components(
+        pao2_fio2=of["pao2"] / of["fio2"],
+        ventilated=ventilated,
+        norepinephrine=dose,
+        gcs=of["gcs_eye"] + of["gcs_verbal"] + of["gcs_motor"],
+        urine_24h=6 * of["output_4hourly"],
+        **{name: of[name] for name in ("platelet", "bilirubin_total", "meanbp", "creatinine")},
+    )
+    found = state_sofa_components(values, np.ones_like(values, bool), ventilated, dose)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_state_score_by_hand():

@@ -1,0 +1,130 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from sepsis_gym.envs import SepsisVectorEnv
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import N_FEATURES
+from world_models import load_world_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_world_model("default")
+
+
+def trajectory(model, n, steps=6):
+    """Patients and ends of a seeded run, doses by turns."""
+    rng = np.random.default_rng(3)
+    patients = model.start(n, rng)
+    doses = model.preprocessing.action_bins.doses(np.arange(n) % 25)
+    moved = []
+    for _ in range(steps):
+        moved.append(model.step(patients, *doses, rng))
+        patients = moved[-1].patients
+    return moved
+
+
+def same(ones, twos, **tolerance):
+    for one, two in zip(ones, twos, strict=True):
+        np.testing.assert_array_equal(one.end, two.end)
+        np.testing.assert_array_equal(one.patients.age, two.patients.age)
+        np.testing.assert_array_equal(one.patients.ventilated, two.patients.ventilated)
+        for name in ("mortality_90d", "epistemic"):
+            np.testing.assert_allclose(getattr(one, name), getattr(two, name), **tolerance)
+        for name in ("values", "memory"):
+            np.testing.assert_allclose(
+                getattr(one.patients, name), getattr(two.patients, name), err_msg=name, **tolerance
+            )
+
+
+def test_threads_change_no_number(model):
+    threaded = load_world_model("default", threads=2)
+    same(trajectory(model, 300), trajectory(threaded, 300), rtol=0)
+    with pytest.raises(ConfigError, match="threads must be 1 or more, got 0"):
+        load_world_model("default", threads=0)
+
+
+def test_torch_gives_the_trajectories_of_numpy(model):
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    on_device = load_world_model("default", device="cpu")
+    same(trajectory(model, 200), trajectory(on_device, 200), rtol=1e-3, atol=1e-5)
+    patients = model.start(50, np.random.default_rng(0))
+    doses = np.full(50, 100.0), np.full(50, 0.1)
+    expected, found = (one.predict(patients, *doses) for one in (model, on_device))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+    with pytest.raises(ConfigError, match="threads are for numpy"):
+        load_world_model("default", threads=2, device="cpu")
+    with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
+        load_world_model("default", device="abacus")
+
+
+def test_the_compiled_step_is_the_numpy_step(model):
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    rng = np.random.default_rng(0)
+    ends = set()
+    for _ in range(20):
+        patients = model.start(1, rng)
+        for _ in range(18):
+            doses = model.preprocessing.action_bins.doses(rng.integers(0, 25, 1))
+            noise = rng.standard_normal((1, N_FEATURES), dtype=np.float32)
+            chance = rng.random((1, N_FEATURES + 2), dtype=np.float32)
+            if rng.random() < 0.1:
+                chance[0, -1] = 0  # dies
+            compiled = model._one(patients, *doses, noise, chance)
+            expected = model._sample(patients, *doses, noise, chance)
+            for one, two in zip(compiled, expected, strict=False):
+                assert one.dtype == two.dtype
+                np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+            values, age, ventilated, memory, end, *_ = expected
+            known, z = compiled[-2:]
+            np.testing.assert_array_equal(known, model.preprocessing.known(age))
+            np.testing.assert_allclose(z, model.preprocessing.standardize(values), atol=1e-3)
+            patients = patients.moved(values, age, ventilated, *doses, memory)
+            ends.add(int(end[0]))
+    assert len(ends) == 3
+
+
+def test_a_patient_fares_alike_alone_and_in_company(model):
+    rng = np.random.default_rng(1)
+    patients = model.start(150, rng)
+    doses = model.preprocessing.action_bins.doses(rng.integers(0, 25, 150))
+    noise = rng.standard_normal((150, N_FEATURES), dtype=np.float32)
+    chance = rng.random((150, N_FEATURES + 2), dtype=np.float32)
+    together = model._in_blocks(model._sample, patients, *doses, noise, chance)
+    for at in (0, 127, 128, 149):
+        row = slice(at, at + 1)
+        alone = model._sample(patients.take(row), *(x[row] for x in (*doses, noise, chance)))
+        for one, many in zip(alone, together, strict=True):
+            np.testing.assert_allclose(one[0], many[at], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_pickles_and_goes_on_alike(model):
+    trajectory(model, 3, steps=1)  # fills the scratch arrays
+    same(trajectory(model, 10), trajectory(pickle.loads(pickle.dumps(model)), 10), rtol=0)
+
+
+def test_what_is_worked_out_about_a_state_moves_with_it(model):
+    env = SepsisVectorEnv(40, model)
+    env.reset(seed=0)
+    for step in range(30):
+        env.step(np.full(40, step % 25))
+        patients, preprocessing = env._state.patients, model.preprocessing
+        known = preprocessing.known(patients.age)
+        np.testing.assert_array_equal(patients.known(preprocessing), known)
+        np.testing.assert_array_equal(patients.sofa(preprocessing), patients.score(known))
+        np.testing.assert_array_equal(
+            patients.standardized(preprocessing), preprocessing.standardize(patients.values)
+        )
+        np.testing.assert_array_equal(
+            patients.standardized_static(preprocessing),
+            preprocessing.standardize_static(patients.static),
+        )
+        np.testing.assert_array_equal(
+            patients.previous_action(preprocessing),
+            preprocessing.action_bins.action(
+                patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
+            ),
+        )
