@@ -153,6 +153,27 @@ class Patients:
             merged.note(preprocessing, **both)
         return merged
 
+    def interleave(self, mine: NDArray[np.bool_], other: Self) -> Self:
+        """These patients at the places where ``mine`` is True, ``other``'s at the others."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        mixed = replace(self, **{k: interleaved(mine, *pair) for k, pair in pairs.items()})
+        if self._derived is not None and other._derived is not None:
+            preprocessing, found = self._derived
+            theirs = other._derived[1] if other._derived[0] is preprocessing else {}
+            both = found.keys() & theirs.keys()
+            mixed.note(preprocessing, **{k: interleaved(mine, found[k], theirs[k]) for k in both})
+        return mixed
+
+
+def interleaved(
+    mine: NDArray[np.bool_], where_mine: NDArray[Any], elsewhere: NDArray[Any]
+) -> NDArray[Any]:
+    """Two arrays of rows in the order that ``mine`` gives."""
+    mixed = np.empty((len(mine), *where_mine.shape[1:]), where_mine.dtype)
+    mixed[mine] = where_mine
+    mixed[~mine] = elsewhere
+    return mixed
+
 
 def _merged(
     mine: NDArray[Any], index: NDArray[np.integer] | NDArray[np.bool_], theirs: NDArray[Any]

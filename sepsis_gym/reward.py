@@ -117,13 +117,7 @@ def transition_reward(
         config: The amounts.
     """
     known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
-    sofa_t, sofa_tp1 = before.sofa(preprocessing), after.sofa(preprocessing)
-    seen_t, seen_tp1 = known_t.take(STATE_INPUTS_AT, 1), known_tp1.take(STATE_INPUTS_AT, 1)
-    if seen_t.tobytes() != seen_tp1.tobytes():
-        other = np.flatnonzero((seen_t != seen_tp1).any(1))
-        scored = _rescored(before, after, other, known_t[other] & known_tp1[other])
-        sofa_t, sofa_tp1 = sofa_t.copy(), sofa_tp1.copy()
-        sofa_t[other], sofa_tp1[other] = scored
+    sofa_t, sofa_tp1 = _scores(before, after, preprocessing)
     if len(after) == 1 and config.scheme == "shaped" and not terminated.item():
         # one patient: plain numbers are several times faster
         risen = 0.0
@@ -137,18 +131,32 @@ def transition_reward(
     return step_reward(sofa_t, sofa_tp1, lactate_t, lactate_tp1, terminated, died, config)
 
 
-def _rescored(
-    before: Patients, after: Patients, rows: NDArray[np.integer], known: NDArray[np.bool_]
-) -> NDArray[np.int8]:
-    """[2, k] SOFA of these k patients before and after, from ``known`` [k, 39] alone."""
+def _scores(
+    before: Patients, after: Patients, preprocessing: Preprocessing
+) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """[n] SOFA before and after, each from what is known in both states."""
+    known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
+    at = STATE_INPUTS_AT
+    differs = (known_t.take(at, 1) != known_tp1.take(at, 1)).any(1)
     if len(after) == 1:
-        return np.array([p.score(known) for p in (before, after)])
-    both = [
-        (p.values[rows], p.ventilated[rows], p.previous_norepinephrine_equivalent[rows])
-        for p in (before, after)
+        if not differs.item():
+            return before.sofa(preprocessing), after.sofa(preprocessing)
+        return before.score(known_t & known_tp1), after.score(known_t & known_tp1)
+    rows = np.flatnonzero(differs)
+    both = known_t[rows] & known_tp1[rows]
+    # all that is to be scored in one go
+    parts = [
+        (p.values, p.ventilated, p.previous_norepinephrine_equivalent)
+        for p in (after, before.take(rows), after.take(rows))
     ]
-    values, ventilated, dose = (np.stack(pair) for pair in zip(*both, strict=True))
-    return state_sofa(values, np.stack([known, known]), ventilated, dose)
+    values, ventilated, dose = (np.concatenate(part) for part in zip(*parts, strict=True))
+    known = np.concatenate([known_tp1, both, both])
+    scored = state_sofa(values, known, ventilated, dose)
+    n, k = len(after), len(rows)
+    after.note(preprocessing, sofa=scored[:n])
+    sofa_t, sofa_tp1 = before.sofa(preprocessing).copy(), scored[:n].copy()
+    sofa_t[rows], sofa_tp1[rows] = scored[n : n + k], scored[n + k :]
+    return sofa_t, sofa_tp1
 
 
 _LACTATE = FEATURE_INDEX["lactate"]

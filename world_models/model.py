@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ class ClinicalWorldModel:
             return compute(patients.take(rows), *(x[rows] for x in rest))
 
         each = map if self.threads == 1 else _pool(os.getpid(), self.threads).map
-        with _blas().limit(limits=1):
+        with _one_thread_each():
             if n <= size:
                 return compute(patients, *rest)
             parts = list(each(part, range(0, n, size)))
@@ -353,6 +354,12 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 def _blas() -> ThreadpoolController:
     """The libraries behind numpy's matrix products."""
     return ThreadpoolController().select(user_api="blas")
+
+
+def _one_thread_each() -> AbstractContextManager[Any]:
+    if all(library.get_num_threads() == 1 for library in _blas().lib_controllers):
+        return nullcontext()  # setting it again would cost more than a small product
+    return _blas().limit(limits=1)
 
 
 def _sigmoid(half: _Floats) -> _Floats:

@@ -30,6 +30,7 @@ _LARGEST_CORRELATION = 0.95
 _AMOUNTS = N_FEATURES + 4  # features, fluid, norepinephrine equivalent, age, Charlson
 _FLAGS = N_FEATURES + 4  # the same first 41 known or not, male, ventilated
 _N = _AMOUNTS + _FLAGS
+_NEVER = np.int16(NEVER)
 _OPTIONAL = N_FEATURES + 2  # amounts that have a flag of their own
 _WHOLE = [FEATURE_NAMES.index(f"gcs_{part}") for part in ("eye", "verbal", "motor")]
 _WHOLE.append(_AMOUNTS - 1)
@@ -85,22 +86,26 @@ class StartStates:
         """Draws n patients, with an empty memory."""
         scores = rng.standard_normal((n, _N), dtype=np.float32) @ self.factor.T
         amounts = self._amounts(scores[:, :_AMOUNTS])
-        amounts[:, _WHOLE] = np.round(amounts[:, _WHOLE])
+        amounts[:, _WHOLE] = np.rint(amounts[:, _WHOLE])
         flags = scores[:, _AMOUNTS:] > self.threshold
         known = flags[:, :N_FEATURES]
-        drawn_age = (rng.random((n, N_FEATURES, 1)) > self.younger).sum(-1)
-        raw = np.where(known & (drawn_age == 0), amounts[:, :N_FEATURES], np.float32(np.nan))
-        before_age = np.where(known & (drawn_age > 0), drawn_age, NEVER)
-        values, age = preprocessing.first(raw, amounts[:, :N_FEATURES], before_age)
-        doses = np.where(flags[:, N_FEATURES:_OPTIONAL], amounts[:, N_FEATURES:_OPTIONAL], 0)
-        static = np.stack([amounts[:, -2], flags[:, -2], amounts[:, -1]], axis=1)
+        younger = rng.random((n, N_FEATURES, 1)) > self.younger
+        drawn_age = np.add.reduce(younger, -1, dtype=np.int16)
+        fresh = known & (drawn_age == 0)
+        before_age = np.where(known & ~fresh, drawn_age, _NEVER)
+        before_age -= before_age < _NEVER  # carrying forward counts on from the step before
+        shown = amounts[:, :N_FEATURES]
+        values, age = preprocessing.hold(shown, before_age, shown, fresh)
+        doses = amounts[:, N_FEATURES:_OPTIONAL] * flags[:, N_FEATURES:_OPTIONAL]
+        static = amounts[:, -3:]
+        static[:, 0], static[:, 1] = amounts[:, -2], flags[:, -2]
         return Patients(
             values=values,
             age=age,
             ventilated=flags[:, -1],
-            static=static.astype(np.float32),
-            previous_fluid_ml=doses[:, 0].astype(np.float32),
-            previous_norepinephrine_equivalent=doses[:, 1].astype(np.float32),
+            static=static.copy(),
+            previous_fluid_ml=doses[:, 0].copy(),
+            previous_norepinephrine_equivalent=doses[:, 1].copy(),
             step=np.zeros(n, np.int64),
             memory=np.zeros((n, 0), np.float32),
         )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.dynamics import End, TransitionModel
-from sepsis_gym.patients import Patients
+from sepsis_gym.patients import Patients, interleaved
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.reward import RewardConfig, transition_reward
 
@@ -54,6 +54,14 @@ class EpisodeState:
             merged[name] = getattr(self, name).copy()
             merged[name][index] = getattr(other, name)
         return replace(self, **merged)
+
+    def interleave(self, mine: NDArray[np.bool_], other: "EpisodeState") -> "EpisodeState":
+        """These episodes at the places where ``mine`` is True, ``other``'s at the others."""
+        mixed: dict[str, Any] = {
+            name: interleaved(mine, getattr(self, name), getattr(other, name))
+            for name in _PER_EPISODE
+        }
+        return EpisodeState(self.patients.interleave(mine, other.patients), **mixed)
 
 
 def begin(patients: Patients, preprocessing: Preprocessing) -> EpisodeState:

@@ -183,12 +183,12 @@ class SepsisVectorEnv(gym.vector.VectorEnv[_Arrays, _Arrays, _Arrays]):
         self, state: EpisodeState, action: NDArray[np.int64], ongoing: NDArray[np.bool_]
     ) -> tuple[EpisodeState, NDArray[np.float64]]:
         """Moves the ongoing episodes and admits new patients for the others."""
-        following = state.put(~ongoing, self._admit(~ongoing))
+        admitted = self._admit(~ongoing)
         reward = np.zeros(self.num_envs)
-        if ongoing.any():
-            moved, reward[ongoing] = self._advance(state.take(ongoing), action[ongoing])
-            following = following.put(ongoing, moved)
-        return following, reward
+        if not ongoing.any():
+            return admitted, reward
+        moved, reward[ongoing] = self._advance(state.take(ongoing), action[ongoing])
+        return moved.interleave(ongoing, admitted), reward
 
     def _admit(
         self, mask: NDArray[np.bool_], stay_id: NDArray[np.int64] | None = None
