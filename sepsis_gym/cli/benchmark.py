@@ -3,11 +3,10 @@
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 from tyro.extras import SubcommandApp
 
@@ -22,14 +22,17 @@ from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.patients import OBSERVATION_SIZE
+from world_models import load_world_model
 
 app = SubcommandApp()
 
+_WM, _PHYSIO, _PEER = "SepsisWM-v0", "SepsisPhysio-v0", "Sepsis/ICU-Sepsis-v2"
 _PUBLISHED = "the published way"
 _WINDOW, _HIDDEN = 6, 128
-_ROUND_SECONDS = 0.01
+_TURN_SECONDS = 0.01
 _FEW_ENVS = 256
-_KB = 1024
+_OPTIONAL = {"torch": _PUBLISHED, "numba": "the compiled single step", "icu_sepsis": "icu-sepsis"}
+_Play = Callable[[], int]
 
 
 @dataclass
@@ -38,113 +41,103 @@ class _Row:
 
     Attributes:
         name: What is measured.
-        play: Plays some steps and returns how many they were.
-        must: Steps/s, or how many times the published way.
+        play: Plays a step of some environments and returns how many they were.
+        must: Steps/s, or how many times the published way if below 100.
         aim: Steps/s.
-        relative: Whether ``must`` is in times the published way.
-        rates: Steps/s of each round.
+        best: Most steps/s of all turns.
     """
 
     name: str
-    play: Callable[[], int]
+    play: _Play
     must: float | None = None
     aim: float | None = None
-    relative: bool = False
-    rates: list[float] = field(default_factory=list)
+    best: float = field(default=0.0, init=False)
+
+    def take_turn(self) -> None:
+        began, steps = perf_counter(), 0
+        while True:
+            steps += self.play()
+            spent = perf_counter() - began
+            if spent >= _TURN_SECONDS:
+                break
+        self.best = max(self.best, steps / spent)
 
 
 @app.command(name="env")
 def environments(seconds: float = 3.0, envs: int = 1024, extra_envs: int = 2048) -> None:
     """Measures steps per second, memory and import time; the targets are the project's own.
 
-    All rows take turns, and the best turn counts: what else runs on the machine disturbs them
-    alike. Whole steps are timed, with observation, reward, info and the resets between episodes.
+    All rows take turns and the best turn counts, so that what else runs on the machine disturbs
+    them alike. Whole steps are timed: observation, reward, info, and the resets between episodes.
 
     Args:
         seconds: Time for each row.
         envs: Size of the largest vector environment.
         extra_envs: Over how many environments the memory of one is averaged.
     """
-    if seconds <= 0 or envs < 1 or extra_envs < 1:
+    if min(seconds, envs, extra_envs) <= 0:
         raise ConfigError("seconds, envs and extra_envs must be positive")
     console = Console()
-    with _one_blas_thread() as note:
+    with threadpool_limits(1):
         rows = _rows(envs)
-        for _ in tqdm(range(max(1, round(seconds / _ROUND_SECONDS))), disable=None):
+        for _ in tqdm(range(max(1, round(seconds / _TURN_SECONDS))), disable=None):
             for row in rows:
-                began, steps = perf_counter(), 0
-                while (spent := perf_counter() - began) < _ROUND_SECONDS or not steps:
-                    steps += row.play()
-                row.rates.append(steps / (perf_counter() - began if not spent else spent))
-    console.print(_speed_table(rows, note))
-    for line in (_memory_line(extra_envs), _import_line(), *_missing(rows)):
+                row.take_turn()
+    console.print(_table(rows))
+    absent = [f"not installed: {m}, for {w}" for m, w in _OPTIONAL.items() if not find_spec(m)]
+    for line in (_memory(extra_envs), _import_time(), *absent):
         console.print(line, soft_wrap=True)
 
 
 def _rows(envs: int) -> list[_Row]:
-    from world_models import load_world_model
-
-    vector = partial(gym.make_vec, "SepsisWM-v0")
-    threaded = load_world_model("default", threads=2)
+    model, threaded = load_world_model("default"), load_world_model("default", threads=2)
     rows = [
-        _Row("SepsisWM-v0, single", _single("SepsisWM-v0"), must=6, aim=15e3, relative=True),
-        _Row("SepsisWM-v0, 64 envs", _vector(vector(num_envs=64)), must=80e3, aim=120e3),
-        _Row("SepsisWM-v0, 256 envs", _vector(vector(num_envs=256)), must=100e3, aim=150e3),
-        _Row(f"SepsisWM-v0, {envs} envs", _vector(vector(num_envs=envs)), must=100e3, aim=150e3),
-        _Row(
-            f"SepsisWM-v0, {envs} envs, 2 threads",
-            _vector(vector(num_envs=envs, model=threaded)),
-            must=170e3,
-            aim=250e3,
-        ),
-        _Row("world model alone, 1 patient", _model_alone(1)),
-        _Row(f"world model alone, {envs} patients", _model_alone(envs)),
-        _Row("SepsisPhysio-v0, single", _single("SepsisPhysio-v0")),
+        _Row(f"{_WM}, single", _single(_WM), must=6, aim=15e3),
+        _Row(f"{_WM}, 64 envs", _vector(64, model), must=80e3, aim=120e3),
+        _Row(f"{_WM}, 256 envs", _vector(256, model), must=100e3, aim=150e3),
+        _Row(f"{_WM}, {envs} envs", _vector(envs, model), must=100e3, aim=150e3),
+        _Row(f"{_WM}, {envs} envs, 2 threads", _vector(envs, threaded), must=170e3, aim=250e3),
+        _Row("world model alone, 1 patient", _alone(1, model)),
+        _Row(f"world model alone, {envs} patients", _alone(envs, model)),
+        _Row(f"{_PHYSIO}, single", _single(_PHYSIO)),
     ]
     if find_spec("torch"):
         rows.append(_Row(_PUBLISHED, _published()))
     if find_spec("icu_sepsis"):
         import icu_sepsis  # noqa: F401  registers itself
 
-        rows.append(_Row("icu-sepsis, single", _single("Sepsis/ICU-Sepsis-v2")))
+        rows.append(_Row("icu-sepsis, single", _single(_PEER)))
     return rows
 
 
-def _single(name: str) -> Callable[[], int]:
+def _single(name: str) -> _Play:
     env = gym.make(name)
     env.reset(seed=0)
-    actions = np.random.default_rng(0).integers(0, N_ACTIONS, 8).tolist()
+    actions = cycle(np.random.default_rng(0).integers(0, N_ACTIONS, 500).tolist())
 
     def play() -> int:
-        for action in actions:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
-        return len(actions)
+        _, _, terminated, truncated, _ = env.step(next(actions))
+        if terminated or truncated:
+            env.reset()
+        return 1
 
     return play
 
 
-def _vector(env: gym.vector.VectorEnv[Any, Any, Any]) -> Callable[[], int]:
+def _vector(n: int, model: Any) -> _Play:
+    env = gym.make_vec(_WM, num_envs=n, model=model)
     env.reset(seed=0)
-    turns = iter(_forever(np.random.default_rng(0).integers(0, N_ACTIONS, (16, env.num_envs))))
+    actions = cycle(np.random.default_rng(0).integers(0, N_ACTIONS, (16, n)))
 
     def play() -> int:
-        env.step(next(turns))
-        return env.num_envs
+        env.step(next(actions))
+        return n
 
     return play
 
 
-def _forever(rows: Any) -> Iterator[Any]:
-    while True:
-        yield from rows
-
-
-def _model_alone(n: int) -> Callable[[], int]:
-    from world_models import load_world_model
-
-    model, rng = load_world_model("default"), np.random.default_rng(0)
+def _alone(n: int, model: Any) -> _Play:
+    rng = np.random.default_rng(0)
     patients = model.start(n, rng)
     doses = model.preprocessing.action_bins.doses(rng.integers(0, N_ACTIONS, n))
 
@@ -155,7 +148,7 @@ def _model_alone(n: int) -> Callable[[], int]:
     return play
 
 
-def _published() -> Callable[[], int]:
+def _published() -> _Play:
     """One patient, a window of 6 states recomputed by a 2-layer GRU(128) at every step."""
     import torch
     from torch import nn
@@ -179,75 +172,49 @@ def _published() -> Callable[[], int]:
     return play
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[str]:
-    """One thread for matrix products, and a line that says whether that could be set."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        yield "matrix products use as many threads as the environment variables say"
-        return
-    with threadpool_limits(1):
-        yield "1 thread unless a row says otherwise"
-
-
-def _speed_table(rows: list[_Row], note: str) -> Table:
-    best = {row.name: max(row.rates) for row in rows}
-    published = best.get(_PUBLISHED)
-    table = Table("", title=f"Steps per second, best turn ({note})")
+def _table(rows: list[_Row]) -> Table:
+    published = next((row.best for row in rows if row.name == _PUBLISHED), None)
+    table = Table("", title="Steps per second in the best turn, on 1 thread if not said otherwise")
     for column in ("steps/s", "x published", "must", "aim", ""):
         table.add_column(column, justify="right")
     for row in rows:
-        rate, must = best[row.name], row.must
-        told = "" if must is None else f"{must:,.0f}"
-        if row.relative and must is not None:
-            told = f"{must:.0f} x published"
+        must, told = row.must, "" if row.must is None else f"{row.must:,.0f}"
+        if must is not None and must < 100:
+            told = f"{told} x published"
             must = must * published if published else None
-        times = f"{rate / published:.1f}" if published else "-"
+        times = f"{row.best / published:.1f}" if published else "-"
         aim = "" if row.aim is None else f"{row.aim:,.0f}"
-        table.add_row(row.name, f"{rate:,.0f}", times, told, aim, _verdict(rate, must))
+        verdict = "" if must is None else _verdict(row.best >= must)
+        table.add_row(row.name, f"{row.best:,.0f}", times, told, aim, verdict)
     return table
 
 
-def _verdict(rate: float, must: float | None) -> str:
-    return "" if must is None else "met" if rate >= must else "missed"
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
 
 
-def _memory_line(extra: int) -> str:
-    """Memory of one more environment, from two sizes of vector environment."""
-    held = []
+def _memory(extra: int) -> str:
+    """Memory of one more environment: what two sizes of vector environment hold."""
+    model, held = load_world_model("default"), []
     for n in (_FEW_ENVS, _FEW_ENVS + extra):
         tracemalloc.start()
-        env = gym.make_vec("SepsisWM-v0", num_envs=n)
+        env = gym.make_vec(_WM, num_envs=n, model=model)
         env.reset(seed=0)
         for _ in range(3):
             env.step(np.zeros(n, np.int64))
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
         del env
-    kb = (held[1] - held[0]) / extra / _KB
-    return f"memory per extra env {kb:.1f} KB (must 10, aim 4): {_verdict(-kb, -10)}"
+    kb = (held[1] - held[0]) / extra / 1024
+    return f"memory per extra env: {kb:.1f} KB (must 10, aim 4), {_verdict(kb <= 10)}"
 
 
-def _import_line() -> str:
-    code = (
-        "import sys, time; began = time.perf_counter(); import sepsis_gym; "
-        "print(time.perf_counter() - began, 'torch' in sys.modules)"
-    )
-    told = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    seconds = min(float(one.stdout.split()[0]) for one in told)
-    torch = "with" if told[0].stdout.split()[1] == "True" else "without"
+def _import_time() -> str:
+    code = "import time; t = time.perf_counter(); import sepsis_gym; print(time.perf_counter() - t)"
+    fresh = [sys.executable, "-c", code + "; import sys; sys.exit('torch' in sys.modules)"]
+    runs = [subprocess.run(fresh, capture_output=True, text=True) for _ in range(3)]
+    seconds = min(float(run.stdout) for run in runs)
+    torch = "with" if runs[0].returncode else "without"
     return (
-        f"import sepsis_gym {seconds:.2f} s, {torch} torch (must 0.5): {_verdict(-seconds, -0.5)}"
+        f"import sepsis_gym: {seconds:.2f} s {torch} torch (must 0.5), {_verdict(seconds <= 0.5)}"
     )
-
-
-def _missing(rows: list[_Row]) -> Iterator[str]:
-    names = {row.name for row in rows}
-    if _PUBLISHED not in names:
-        yield 'the published way was not measured: pip install "sepsis-gym[torch]"'
-    if "icu-sepsis, single" not in names:
-        yield "icu-sepsis was not measured: pip install icu-sepsis"
