@@ -27,7 +27,8 @@ from world_models import TrainConfig, load_world_model
 from world_models.checkpoint import load_provenance
 from world_models.fidelity import Numbers, evaluate_fidelity, score
 from world_models.fidelity_report import ROWS, from_plain, to_plain
-from world_models.floor import floor, is_simulated
+from world_models.floor import floor
+from world_models.physiology.effects import truth_is_known
 from world_models.published import train_published
 from world_models.references import LinearModel, Persistence
 from world_models.training import train_world_model
@@ -79,7 +80,7 @@ def scored(cohort: Trajectories, out: Path, config: TrainConfig, seeds: int) -> 
         scores["published"].append(published(cohort, seed, out / f"published-{seed}.json"))
     scores["ridge"] = [evaluate_fidelity(LinearModel.fit(cohort.split("train")), test)]
     scores["persistence"] = [evaluate_fidelity(Persistence(own), test)]
-    if is_simulated(cohort):
+    if truth_is_known(cohort):
         unknown = floor(test, errors_known=False)
         scores["floor, errors unknown"] = [score(unknown, test, own)]
         scores["floor"] = [score(floor(test), test, own)]

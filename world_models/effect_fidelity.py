@@ -17,8 +17,8 @@ from sepsis_gym.dynamics import End
 from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
 from sepsis_gym.trajectories import Trajectories
 from world_models.effects import Doses
-from world_models.logged import followed
-from world_models.model import ClinicalWorldModel
+from world_models.forecast import Forecaster
+from world_models.logged import expected_step, followed
 from world_models.physiology.effects import Moment, expected, true_moments
 
 RISK_HOURS = 24
@@ -76,20 +76,21 @@ class EffectScore:
     @property
     def correlation(self) -> float:
         """Pearson's r over patients: whether the model knows who responds."""
-        if min(self.true.std(), self.predicted.std()) == 0:
+        if min(self.true.std(), self.predicted.std()) == 0:  # the same for all: it does not
             return 0.0
         return float(np.corrcoef(self.true, self.predicted)[0, 1])
 
 
-def evaluate_effects(model: ClinicalWorldModel, log: Trajectories) -> list[EffectScore]:
+def evaluate_effects(model: Forecaster, log: Trajectories) -> list[EffectScore]:
     """Asks the model and the truth about every contrast at every decision.
 
     Those under comfort care are left out: they are given nothing, whatever is asked for. The risk
     of death is asked about once per stay, at its first decision.
 
     Args:
-        model: The world model.
-        log: Stays of a synthetic cohort with the model's clock.
+        model: The world model, or what it is compared with; of one that says nothing of deaths, the
+            risk is NaN.
+        log: Stays of a synthetic cohort in the model's scales.
 
     Raises:
         ConfigError: The truth about these stays is not known.
@@ -113,6 +114,23 @@ def evaluate_effects(model: ClinicalWorldModel, log: Trajectories) -> list[Effec
     return scores
 
 
+def effect_json(scores: list[EffectScore]) -> dict[str, dict[str, float | None]]:
+    """The scores as plain JSON, by name of the contrast; null where nothing is said."""
+    plain = {}
+    for score in scores:
+        numbers = {
+            "true": float(score.true.mean()),
+            "predicted": float(score.predicted.mean()),
+            "bias": score.bias,
+            "r": score.correlation,
+            "mae": float(np.abs(score.predicted - score.true).mean()),
+        }
+        plain[f"{score.contrast.name}, {score.contrast.unit}"] = {
+            name: None if np.isnan(number) else number for name, number in numbers.items()
+        }
+    return plain
+
+
 def effect_table(scores: list[EffectScore], ceilings: list[float] | None = None) -> str:
     """The scores as a text table.
 
@@ -125,19 +143,15 @@ def effect_table(scores: list[EffectScore], ceilings: list[float] | None = None)
         table.add_column(name, justify="left" if name.startswith("t") else "right")
     if ceilings:
         table.add_column("r / ceiling", justify="right")
-    for index, score in enumerate(scores):
-        error = float(np.abs(score.predicted - score.true).mean())
+    for index, (name, numbers) in enumerate(effect_json(scores).items()):
+        forms = {"true": ".2f", "predicted": ".2f", "bias": "+.0%", "r": ".2f", "mae": ".2f"}
         cells = [
-            f"{score.contrast.name}, {score.contrast.unit}",
-            f"{score.true.mean():.2f}",
-            f"{score.predicted.mean():.2f}",
-            f"{score.bias:+.0%}",
-            f"{score.correlation:.2f}",
-            f"{error:.2f}",
+            "n/a" if (number := numbers[key]) is None else f"{number:{form}}"
+            for key, form in forms.items()
         ]
         if ceilings:
-            cells.append(f"{score.correlation / ceilings[index]:.2f}")
-        table.add_row(*cells)
+            cells.append(f"{scores[index].correlation / ceilings[index]:.2f}")
+        table.add_row(name, *cells)
     out = io.StringIO()
     Console(file=out, width=100).print(table)
     return out.getvalue()
@@ -162,7 +176,7 @@ def _truth(log: Trajectories, moments: list[Moment]) -> tuple[Answers, Answers]:
     return values, risks
 
 
-def _predictions(model: ClinicalWorldModel, log: Trajectories) -> Answers:
+def _predictions(model: Forecaster, log: Trajectories) -> Answers:
     """By arm: [D, 39] values after the step, clinical units, following the logged states."""
     position = np.cumsum(log.is_decision) - 1
     values = {arm: np.zeros((position[-1] + 1, N_FEATURES), np.float32) for arm in ARMS}
@@ -173,7 +187,7 @@ def _predictions(model: ClinicalWorldModel, log: Trajectories) -> Answers:
     return values
 
 
-def _risks(model: ClinicalWorldModel, log: Trajectories) -> Answers:
+def _risks(model: Forecaster, log: Trajectories) -> Answers:
     """By arm: [D] death within 24 h of doses held, told at the first decision of each stay.
 
     The model goes on from its own mean predictions; what was measured at first stays measured.
@@ -183,13 +197,13 @@ def _risks(model: ClinicalWorldModel, log: Trajectories) -> Answers:
     for arm in ARMS:
         patients = log.patients(log.offsets[:-1])
         doses, measured = _doses(arm, len(patients)), patients.measured
-        alive = np.ones(len(patients), np.float32)
-        died = np.zeros(len(patients), np.float32)
+        alive, died = np.ones(len(patients)), np.zeros(len(patients))
         for _ in range(RISK_HOURS // log.preprocessing.step_hours):
-            end = model.predict(patients, *doses)["end"]
+            said = model.predict(patients, *doses)
+            end = said.get("end", np.full((len(patients), 3), np.nan))
             died += alive * end[:, End.DIED]
             alive *= end[:, End.ONGOING]
-            patients, _ = model.imagine(patients, *doses, measured)
+            patients = expected_step(model, patients, doses, said, measured)
         risks[arm] = np.zeros(int(log.is_decision.sum()), np.float32)
         risks[arm][at] = died
     return risks

@@ -1,7 +1,6 @@
 """How well held-out stays are predicted: one score for models, references and the floor."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.sofa import state_sofa
 from sepsis_gym.trajectories import Trajectories
 from world_models.forecast import OPEN_LOOP_STEPS, Floats, Forecaster, Predictions
-from world_models.logged import one_step
+from world_models.logged import expected_step, one_step
 
 Numbers = dict[str, float]
 Z_90 = 1.6449
@@ -129,18 +128,7 @@ def _open_loop(model: Forecaster, log: Trajectories) -> NDArray[np.float32]:
         fluid, dose = log.fluid_ml[here], log.norepinephrine_equivalent[here]
         said = model.predict(patients, fluid, dose)
         out[position[here]] = said["mean"]
-        raw = np.where(log.measured[here + 1], model.preprocessing.restore(said["mean"]), np.nan)
-        values, age = model.preprocessing.carry_forward(patients.values, patients.age, raw)
-        following = replace(
-            patients,
-            values=values,
-            age=age,
-            ventilated=said["ventilated"] > 0.5,
-            previous_fluid_ml=fluid,
-            previous_norepinephrine_equivalent=dose,
-            step=patients.step + 1,
-        )
-        patients = model.follow(patients, following)
+        patients = expected_step(model, patients, (fluid, dose), said, log.measured[here + 1])
     return out
 
 

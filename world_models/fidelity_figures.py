@@ -1,5 +1,6 @@
 """Pictures of a world model beside held-out stays: calibration, intervals, fans; matplotlib."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.features import FEATURE_INDEX, FEATURES
 from sepsis_gym.trajectories import Trajectories
+from world_models.effect_fidelity import EffectScore
 from world_models.fidelity import coverage_by_feature, outcome_rows
 from world_models.forecast import OPEN_LOOP_STEPS, Floats, Predictions
 from world_models.model import ClinicalWorldModel
@@ -23,19 +25,27 @@ _BINS = 10
 _FEWEST_IN_BIN = 5
 _COVERAGE_GOAL = (0.88, 0.92)
 _FAN_FEATURES = ("meanbp", "heart_rate", "lactate", "creatinine")
+_SCATTERED = 2000
 _FAN_STAYS, _FAN_DRAWS = 3, 400
 
 
 def write_figures(
-    folder: Path, model: ClinicalWorldModel, log: Trajectories, expected: Predictions
+    folder: Path,
+    model: ClinicalWorldModel,
+    log: Trajectories,
+    expected: Predictions,
+    effects: Sequence[EffectScore] = (),
 ) -> None:
-    """Writes calibration.png, coverage.png and, unless the rows are credentialed, fans.png.
+    """Writes calibration.png, coverage.png and what else may and can be shown.
+
+    That is fans.png, unless the rows are credentialed, and effects.png where the truth is known.
 
     Args:
         folder: An existing folder.
         model: The world model.
         log: Held-out stays in its scales.
         expected: What it predicts of them.
+        effects: Predicted and true differences between treatments.
     """
     pictures = {
         "calibration": _calibration(log, expected),
@@ -43,6 +53,8 @@ def write_figures(
     }
     if not log.manifest.credentialed:  # single patients' courses must not leave the cohort
         pictures["fans"] = _fans(model, log)
+    if effects:
+        pictures["effects"] = _effects(effects)
     for name, figure in pictures.items():
         with matplotlib.rc_context(STYLE):
             figure.savefig(folder / f"{name}.png", dpi=150)
@@ -87,6 +99,26 @@ def sampled_courses(
         patients = model.step(patients, fluid, dose, rng).patients
         shown.append(patients.values)
     return np.stack(shown)
+
+
+def _effects(scores: Sequence[EffectScore]) -> Any:
+    """Predicted against true difference of some patients; off the diagonal is wrong."""
+    rng = np.random.default_rng(0)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 8), layout="constrained")
+        for axis, score in zip(figure.subplots(2, 2).flat, scores, strict=True):
+            some = rng.permutation(len(score.true))[:_SCATTERED]
+            true, predicted = score.true[some], score.predicted[some]
+            low, high = np.quantile(np.concatenate([true, predicted]), (0.005, 0.995))
+            axis.plot([low, high], [low, high], color=BAND, lw=1.5)
+            axis.plot(true, predicted, "o", color=BLUE, ms=2, alpha=0.3)
+            axis.plot(score.true.mean(), score.predicted.mean(), "o", color=ORANGE, ms=6)
+            contrast = score.contrast
+            axis.set_title(f"{contrast.name}\nr {score.correlation:.2f}, bias {score.bias:+.0%}")
+            axis.set(xlim=(low, high), ylim=(low, high), xlabel=f"True difference, {contrast.unit}")
+            axis.set_ylabel(f"Predicted, {contrast.unit}")
+        figure.suptitle(f"{_SCATTERED} patients at most; orange: means", fontsize=9)
+    return figure
 
 
 def _calibration(log: Trajectories, expected: Predictions) -> Any:

@@ -24,17 +24,13 @@ from world_models.physiology.beds import Beds, HourlyLuck, follow
 from world_models.physiology.binning import bin_collected
 from world_models.physiology.clinician import ClinicianConfig
 from world_models.physiology.courses import Courses, Streams, Ward, admit, clinicians, run
+from world_models.physiology.effects import truth_is_known
 from world_models.physiology.records.blocks import BLOCK_SIZE, RECORDED_HOURS, block_streams
 from world_models.physiology.records.stays import stay_ids
 
 _URINE = FEATURE_INDEX["output_4hourly"]
 _ROWS = 8_192  # copies of patients at a time, so that memory stays flat
 _DAY_ONE_HOUR = 24
-
-
-def is_simulated(log: Trajectories) -> bool:
-    """Whether the stays' manifest says how to simulate them again."""
-    return "synthetic" in log.manifest.config
 
 
 def floor(
@@ -60,7 +56,7 @@ def floor(
     Raises:
         SupportError: The stays are not of simulated patients.
     """
-    if not is_simulated(log):
+    if not truth_is_known(log):
         raise SupportError(
             f"{log.manifest.source}: no floor without the truth, which only a cohort of "
             "sepsis-gym cohort synthetic has"

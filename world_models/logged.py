@@ -1,6 +1,7 @@
 """A forecaster walks logged stays: it sees each state and is asked about the step after it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,36 @@ def followed(model: Forecaster, log: Trajectories) -> Iterator[tuple[NDArray[np.
             logged = model.follow(kept, logged)
         yield here, logged
         patients = logged
+
+
+def expected_step(
+    model: Forecaster,
+    patients: Patients,
+    doses: tuple[NDArray[np.floating], NDArray[np.floating]],
+    said: dict[str, Any],
+    measured: NDArray[np.bool_],
+) -> Patients:
+    """The n patients after a step that went as predicted, for predictions that run on from there.
+
+    Args:
+        model: The forecaster.
+        patients: The patients before it.
+        doses: Fluid and vasopressor of the step.
+        said: What the forecaster predicted of it.
+        measured: [n, 39] which of the predicted values count as measured.
+    """
+    raw = np.where(measured, model.preprocessing.restore(said["mean"]), np.nan)
+    values, age = model.preprocessing.carry_forward(patients.values, patients.age, raw)
+    following = replace(
+        patients,
+        values=values,
+        age=age,
+        ventilated=said["ventilated"] > 0.5,
+        previous_fluid_ml=doses[0],
+        previous_norepinephrine_equivalent=doses[1],
+        step=patients.step + 1,
+    )
+    return model.follow(patients, following)
 
 
 def one_step(model: Forecaster, log: Trajectories) -> dict[str, NDArray[Any]]:

@@ -243,40 +243,6 @@ class ClinicalWorldModel:
         given = following.previous_fluid_ml, following.previous_norepinephrine_equivalent
         return replace(following, memory=self._expected(patients, *given)["memory"])
 
-    def imagine(
-        self,
-        patients: Patients,
-        fluid_ml: NDArray[np.floating],
-        norepinephrine_equivalent: NDArray[np.floating],
-        measured: NDArray[np.bool_],
-    ) -> tuple[Patients, _Floats]:
-        """The mean step, drawing nothing: for predictions that run on from predictions.
-
-        Args:
-            patients: n patients.
-            fluid_ml: [n] fluid, mL per step.
-            norepinephrine_equivalent: [n] vasopressor dose, ug/kg/min.
-            measured: [n, 39] which of the predicted values count as measured.
-
-        Returns:
-            The patients one step on, and all predicted values [n, 39] in z units.
-        """
-        expected = self._expected(patients, fluid_ml, norepinephrine_equivalent)
-        mean = expected["mean"]
-        raw = np.where(measured, self.preprocessing.restore(mean), np.nan)
-        values, age = self.preprocessing.carry_forward(patients.values, patients.age, raw)
-        following = replace(
-            patients,
-            values=values,
-            age=age,
-            ventilated=expected["ventilated"] > 0.5,
-            previous_fluid_ml=np.asarray(fluid_ml, np.float32),
-            previous_norepinephrine_equivalent=np.asarray(norepinephrine_equivalent, np.float32),
-            step=patients.step + 1,
-            memory=expected["memory"],
-        )
-        return following, mean
-
     def predict(
         self,
         patients: Patients,

@@ -48,6 +48,8 @@ def evaluate(
 ) -> None:
     """Prints how well a world model predicts held-out stays, beside persistence and ridge.
 
+    Of simulated patients also what it knows of treatment: predicted against true effects.
+
     Args:
         cohort: Folder written by ``sepsis-gym cohort``.
         model: Name of a shipped world model, or a checkpoint folder.
@@ -55,11 +57,13 @@ def evaluate(
         references: Whether to train the published architecture on the cohort too (minutes), and to
             compute the floor where the patients are simulated.
         out: Folder for fidelity.json, fidelity.md and figures (the ``figures`` extra); nothing is
-            written if not given.
+            written if not given. Effects lie in effects.json.
     """
+    from world_models.effect_fidelity import effect_json, effect_table, evaluate_effects
     from world_models.fidelity import forecast, score
     from world_models.fidelity_report import fidelity_json, fidelity_markdown, fidelity_table
     from world_models.forecast import in_scales_of
+    from world_models.physiology.effects import truth_is_known
 
     if out is not None:
         from world_models.fidelity_figures import write_figures
@@ -75,6 +79,9 @@ def evaluate(
     columns = {n: score(e, held_out, whole.preprocessing) for n, e in expected.items()}
     title = f"{model} on {len(held_out)} {split} stays of {whole.manifest.source}"
     print(fidelity_table(columns, title))
+    effects = evaluate_effects(world_model, held_out) if truth_is_known(held_out) else []
+    if effects:
+        print(effect_table(effects))
     if out is not None:
         about = {
             "model": model,
@@ -88,7 +95,9 @@ def evaluate(
             (folder / "fidelity.json").write_text(content)
             page = f"# {title}\n\n{fidelity_markdown(columns)}"
             (folder / "fidelity.md").write_text(page)
-            write_figures(folder, world_model, held_out, expected["world model"])
+            if effects:
+                (folder / "effects.json").write_text(json.dumps(effect_json(effects), indent=1))
+            write_figures(folder, world_model, held_out, expected["world model"], effects)
         print(f"written to {out}")
 
 
@@ -128,11 +137,12 @@ def _simple(whole: Trajectories, held_out: Trajectories) -> "dict[str, Predictio
 def _demanding(whole: Trajectories, held_out: Trajectories) -> "dict[str, Predictions]":
     """What takes minutes."""
     from world_models.fidelity import forecast
-    from world_models.floor import floor, is_simulated
+    from world_models.floor import floor
+    from world_models.physiology.effects import truth_is_known
     from world_models.published import train_published
 
     expected = {"published": forecast(train_published(whole), held_out)}
-    if is_simulated(held_out):
+    if truth_is_known(held_out):
         expected["floor, errors unknown"] = floor(held_out, errors_known=False)
         expected["floor"] = floor(held_out)
     return expected

@@ -249,12 +249,15 @@ def test_evaluate_and_card_on_the_sample_cohort(capsys, tmp_path):
     out = tmp_path / "fidelity"
     main(["world-model", "evaluate", "--cohort", str(SAMPLE_COHORT), "--out", str(out)])
     told = capsys.readouterr().out
-    for column in ("world model", "persistence", "ridge"):
+    for column in ("world model", "persistence", "ridge", "norepinephrine 0.13 on MAP"):
         assert column in told
+    effects = json.loads((out / "effects.json").read_text())
+    assert effects["norepinephrine 0.13 on MAP, mmHg"]["true"] > 5
     assert sorted(path.name for path in out.iterdir()) == [
-        *("calibration.png", "coverage.png", "fans.png", "fidelity.json", "fidelity.md"),
+        *("calibration.png", "coverage.png", "effects.json", "effects.png"),
+        *("fans.png", "fidelity.json", "fidelity.md"),
     ]
-    for name in ("calibration", "coverage", "fans"):
+    for name in ("calibration", "coverage", "effects", "fans"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     content = json.loads((out / "fidelity.json").read_text())
     mean_error = content["columns"]["world model"]["one_step_mae"]

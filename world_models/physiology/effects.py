@@ -33,6 +33,11 @@ class Moment(NamedTuple):
     hour: int
 
 
+def truth_is_known(log: Trajectories) -> bool:
+    """Whether the stays' manifest says how to simulate their patients again."""
+    return "synthetic" in log.manifest.config and log.preprocessing.alignment == "causal"
+
+
 def true_moments(cohort: Trajectories) -> Iterator[Moment]:
     """Simulates the patients of a cohort again and yields their true state at every decision.
 
@@ -42,12 +47,12 @@ def true_moments(cohort: Trajectories) -> Iterator[Moment]:
     Raises:
         ConfigError: The cohort is no synthetic one.
     """
-    made = cohort.manifest.config.get("synthetic")
-    if not made or cohort.preprocessing.alignment != "causal":
+    if not truth_is_known(cohort):
         raise ConfigError(
             f"the truth is known of synthetic cohorts of causal alignment only, not of "
             f"{cohort.manifest.source}"
         )
+    made = cohort.manifest.config["synthetic"]
     clinician, n_patients = ClinicianConfig(**made["clinician"]), made["patients"]
     step_hours = cohort.preprocessing.step_hours
     position = np.cumsum(cohort.is_decision) - 1
