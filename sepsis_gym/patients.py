@@ -1,6 +1,5 @@
 """A batch of patients at one step, in clinical units: what dynamics move and encoders read."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -66,32 +65,39 @@ class Patients:
 
     def known(self, preprocessing: Preprocessing) -> NDArray[np.bool_]:
         """[n, 39] whether each value was measured within its hold time."""
-        return self._once(preprocessing, "known", lambda: preprocessing.known(self.age))
+        found = self._found(preprocessing)
+        if "known" not in found:
+            found["known"] = preprocessing.known(self.age)
+        return found["known"]
 
     def standardized(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """[n, 39] the values as z-scores."""
-        return self._once(preprocessing, "z", lambda: preprocessing.standardize(self.values))
+        found = self._found(preprocessing)
+        if "z" not in found:
+            found["z"] = preprocessing.standardize(self.values)
+        return found["z"]
 
     def standardized_static(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """[n, 3] age, male and Charlson index as z-scores."""
-        compute = preprocessing.standardize_static
-        return self._once(preprocessing, "static", lambda: compute(self.static))
+        found = self._found(preprocessing)
+        if "static" not in found:
+            found["static"] = preprocessing.standardize_static(self.static)
+        return found["static"]
 
     def previous_action(self, preprocessing: Preprocessing) -> NDArray[np.int64]:
         """[n] id of the action that the doses given up to this state belong to."""
-        given = (self.previous_fluid_ml, self.previous_norepinephrine_equivalent)
-        bins = preprocessing.action_bins
-        return self._once(preprocessing, "action", lambda: bins.action(*given))
-
-    def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
-        """Keeps what is worked out: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
-        if self._derived is not None and self._derived[0] is preprocessing:
-            found = self._derived[1] | found
-        object.__setattr__(self, "_derived", (preprocessing, found))
+        found = self._found(preprocessing)
+        if "action" not in found:
+            given = self.previous_fluid_ml, self.previous_norepinephrine_equivalent
+            found["action"] = preprocessing.action_bins.action(*given)
+        return found["action"]
 
     def sofa(self, preprocessing: Preprocessing) -> NDArray[np.int8]:
         """[n] SOFA of the present state."""
-        return self._once(preprocessing, "sofa", lambda: self.score(self.known(preprocessing)))
+        found = self._found(preprocessing)
+        if "sofa" not in found:
+            found["sofa"] = self.score(self.known(preprocessing))
+        return found["sofa"]
 
     def score(self, known: NDArray[np.bool_]) -> NDArray[np.int8]:
         """[n] SOFA from the ``known`` [n, 39] values alone."""
@@ -101,15 +107,17 @@ class Patients:
     # Observation, info, reward and network read the same things of a state: worked out once.
     _derived: ClassVar[tuple[Preprocessing, dict[str, Any]] | None] = None
 
-    def _once(self, preprocessing: Preprocessing, name: str, compute: Callable[[], Any]) -> Any:
+    def _found(self, preprocessing: Preprocessing) -> dict[str, Any]:
+        """What has been worked out with this preprocessing, by name."""
         derived = self._derived
         if derived is None or derived[0] is not preprocessing:
             derived = (preprocessing, {})
             object.__setattr__(self, "_derived", derived)
-        found = derived[1].get(name)
-        if found is None:
-            found = derived[1][name] = compute()
-        return found
+        return derived[1]
+
+    def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
+        """Keeps what is worked out: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
+        self._found(preprocessing).update(found)
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Self:
         """The patients at these positions (repeats allowed); those of a slice are views."""

@@ -137,11 +137,11 @@ def _scores(
     """[n] SOFA before and after, each from what is known in both states."""
     known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
     at = STATE_INPUTS_AT
-    differs = (known_t.take(at, 1) != known_tp1.take(at, 1)).any(1)
     if len(after) == 1:
-        if not differs.item():
+        if known_t[0, at].tobytes() == known_tp1[0, at].tobytes():
             return before.sofa(preprocessing), after.sofa(preprocessing)
         return before.score(known_t & known_tp1), after.score(known_t & known_tp1)
+    differs = (known_t.take(at, 1) != known_tp1.take(at, 1)).any(1)
     rows = np.flatnonzero(differs)
     both = known_t[rows] & known_tp1[rows]
     # all that is to be scored in one go

@@ -169,7 +169,7 @@ def state_sofa(
     dose = np.asarray(norepinephrine_equivalent, np.float32)
     if values.size == N_FEATURES:  # one patient: plain numbers are several times faster
         parts = _organs(min, max, bool(ventilated), _counts_of_one(_seen(values, known), dose))
-        return np.full(values.shape[:-1], sum(parts), np.int8)
+        return np.array(sum(parts), np.int8).reshape(values.shape[:-1])
     parts = _state_organs(values, known, ventilated, dose)
     return np.add.reduce(parts, dtype=np.int8).reshape(values.shape[:-1])
 

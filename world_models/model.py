@@ -115,7 +115,8 @@ class ClinicalWorldModel:
             sampled = self._in_blocks(self._sample, patients, fluid, dose, noise, chance)
         values, age, ventilated, memory, end, mortality, epistemic, *found = sampled
         following = patients.moved(values, age, ventilated, fluid, dose, memory)
-        following.note(self.preprocessing, **dict(zip(_FOUND, found, strict=False)))
+        if found:
+            following.note(self.preprocessing, **dict(zip(_FOUND, found, strict=True)))
         return Transition(following, end, mortality, epistemic)
 
     @cached_property
