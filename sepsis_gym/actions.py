@@ -53,14 +53,17 @@ def decode_action(action: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int6
     return actions // N_LEVELS, actions % N_LEVELS
 
 
+_WHOLE = (int, np.int64)
+
+
 def check_actions(action: ArrayLike) -> NDArray[np.int64]:
     """Returns the actions as integers.
 
     Raises:
         InvalidActionError: One is no whole number from 0 to 24; the first offender is named.
     """
-    if isinstance(action, int | np.integer) and not isinstance(action, bool) and 0 <= action < 25:
-        return np.array(action, np.int64)  # a single environment's every step
+    if type(action) in _WHOLE and 0 <= action < N_ACTIONS:  # type: ignore[operator]
+        return np.array(action, np.int64)  # what a single environment gets at every step
     actions = np.asarray(action)
     whole = actions.dtype.kind in "iu" or (actions.dtype.kind == "f" and np.all(actions % 1 == 0))
     outside = (actions < 0) | (actions >= N_ACTIONS) if whole else np.ones(actions.shape, bool)

@@ -1,5 +1,6 @@
 """Opens the environments by name: one of the two places that know the sibling packages."""
 
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,20 @@ SAMPLE_COHORT = Path(__file__).parent / "sample_cohort"
 
 def resolve_model(model: ModelLike) -> TransitionModel:
     """Returns the world model itself, by its name, or from its folder."""
-    if isinstance(model, str | PathLike):
-        from world_models import load_world_model
+    if not isinstance(model, str | PathLike):
+        return model
+    from world_models import available, load_world_model
 
-        return load_world_model(model)
-    return model
+    name = str(model)
+    return _shipped(name) if name in available() else load_world_model(model)
+
+
+@cache
+def _shipped(name: str) -> TransitionModel:
+    """A shipped model, held once however many environments are opened over it."""
+    from world_models import load_world_model
+
+    return load_world_model(name)
 
 
 def resolve_stays(trajectories: Stays, split: Split | None) -> Trajectories:

@@ -84,7 +84,7 @@ class ClinicalWorldModel:
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
         self.threads = threads
         self._packed = PackedWeights.pack(self.weights)
-        self._forward = _forward(self._packed, device)
+        self._forward = _open_forward(self._packed, device)
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""
@@ -126,7 +126,7 @@ class ClinicalWorldModel:
             return None
         try:
             from world_models.compiled import OnePatient
-        except ImportError:
+        except (ImportError, RuntimeError):  # or nowhere to keep what it compiles
             return None
         return OnePatient(self._packed, self.preprocessing)
 
@@ -301,7 +301,7 @@ _ONGOING, _DISCHARGED, _DIED = (np.int8(end) for end in (End.ONGOING, End.DISCHA
 _HALF = np.float32(0.5)
 
 
-def _forward(packed: PackedWeights, device: str | None) -> "NumpyForward | TorchForward":
+def _open_forward(packed: PackedWeights, device: str | None) -> "NumpyForward | TorchForward":
     if device is None:
         return NumpyForward(packed)
     try:

@@ -163,6 +163,17 @@ def test_stepping_a_finished_episode_is_refused(toy_model):
         vector.step(np.zeros(3, int))
 
 
+def test_environments_share_a_shipped_model_but_no_episode():
+    one, two = (gym.make("SepsisWM-v0").unwrapped for _ in range(2))
+    assert one.model is two.model
+    alone = rollout(gym.make("SepsisWM-v0"), seed=2)
+    one.reset(seed=1)
+    two.reset(seed=2)
+    for _ in range(3):
+        one.step(7)
+    np.testing.assert_array_equal(rollout(two, seed=2)[0], alone[0])
+
+
 def test_unknown_world_model_and_options_are_named():
     with pytest.raises(UnknownNameError, match=r"no-such-model.*default"):
         gym.make("SepsisWM-v0", model="no-such-model")
