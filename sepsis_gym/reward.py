@@ -138,9 +138,13 @@ def _scores(
     known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
     at = STATE_INPUTS_AT
     if len(after) == 1:
-        if known_t[0, at].tobytes() == known_tp1[0, at].tobytes():
-            return before.sofa(preprocessing), after.sofa(preprocessing)
-        return before.score(known_t & known_tp1), after.score(known_t & known_tp1)
+        both = known_t & known_tp1
+        seen = both[0, at].tobytes()
+        known_t_alone, known_tp1_alone = (k[0, at].tobytes() != seen for k in (known_t, known_tp1))
+        return (
+            before.score(both) if known_t_alone else before.sofa(preprocessing),
+            after.score(both) if known_tp1_alone else after.sofa(preprocessing),
+        )
     differs = (known_t.take(at, 1) != known_tp1.take(at, 1)).any(1)
     rows = np.flatnonzero(differs)
     both = known_t[rows] & known_tp1[rows]
