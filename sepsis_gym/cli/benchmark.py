@@ -29,7 +29,9 @@ app = SubcommandApp()
 _WM, _PHYSIO, _PEER = "SepsisWM-v0", "SepsisPhysio-v0", "Sepsis/ICU-Sepsis-v2"
 _PUBLISHED = "the published way"
 _WINDOW, _HIDDEN = 6, 128
-_TURN_SECONDS = 0.01
+_TURN_SECONDS = 0.05
+_WARM_UP = 60
+"""Steps after which the episodes of a vector environment no longer end together."""
 _FEW_ENVS = 256
 _OPTIONAL = {"torch": _PUBLISHED, "numba": "the compiled single step", "icu_sepsis": "icu-sepsis"}
 _Play = Callable[[], int]
@@ -128,6 +130,8 @@ def _vector(n: int, model: Any) -> _Play:
     env = gym.make_vec(_WM, num_envs=n, model=model)
     env.reset(seed=0)
     actions = cycle(np.random.default_rng(0).integers(0, N_ACTIONS, (16, n)))
+    for _ in range(_WARM_UP):
+        env.step(next(actions))
 
     def play() -> int:
         env.step(next(actions))
