@@ -17,7 +17,7 @@ _N, _OUT = N_FEATURES, 3 * N_FEATURES
 _RISK_COLUMNS = [_OUT + 4, _OUT + 5]
 _SHARED_COLUMNS = [*range(_N), *_RISK_COLUMNS]
 _OWN_COLUMNS = [*range(_N, 2 * _N), _OUT + 1, _OUT + 2, _OUT + 3, *range(2 * _N, _OUT + 1)]
-BLOCK = 128
+BLOCK = 256
 """Patients at a time: what fits the cache."""
 N_SHARED, N_OWN = len(_SHARED_COLUMNS), len(_OWN_COLUMNS)
 CHANGE, RISK = slice(0, _N), slice(_N, N_SHARED)

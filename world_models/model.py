@@ -347,8 +347,15 @@ def _softplus(x: _Floats) -> _Floats:
 
 def _spread(change: _Floats) -> _Floats:
     """[n] standard deviation over the members, averaged over the features, of [n, M, 39]."""
-    members = np.float32(change.shape[1])
-    apart = change - np.add.reduce(change, 1, keepdims=True) / members
-    variance = np.add.reduce(np.square(apart, out=apart), 1)
-    variance /= members
+    members = [change[:, member] for member in range(change.shape[1])]  # reductions are slower
+    mean = members[0].copy()
+    for member in members[1:]:
+        mean += member
+    mean /= np.float32(len(members))
+    variance = np.zeros_like(mean)
+    for member in members:
+        apart = member - mean
+        apart *= apart
+        variance += apart
+    variance /= np.float32(len(members))
     return np.add.reduce(np.sqrt(variance, out=variance), 1) / np.float32(N_FEATURES)

@@ -7,6 +7,7 @@ from sepsis_gym.envs import SepsisVectorEnv
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from world_models import load_world_model
+from world_models.forward import BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def same(ones, twos, **tolerance):
 
 def test_threads_change_no_number(model):
     threaded = load_world_model("default", threads=2)
-    same(trajectory(model, 300), trajectory(threaded, 300), rtol=0)
+    same(trajectory(model, 600), trajectory(threaded, 600), rtol=0)
     with pytest.raises(ConfigError, match="threads must be 1 or more, got 0"):
         load_world_model("default", threads=0)
 
@@ -89,12 +90,13 @@ def test_the_compiled_step_is_the_numpy_step(model):
 
 def test_a_patient_fares_alike_alone_and_in_company(model):
     rng = np.random.default_rng(1)
-    patients = model.start(150, rng)
-    doses = model.preprocessing.action_bins.doses(rng.integers(0, 25, 150))
-    noise = rng.standard_normal((150, N_FEATURES), dtype=np.float32)
-    chance = rng.random((150, N_FEATURES + 2), dtype=np.float32)
+    n = BLOCK + 22
+    patients = model.start(n, rng)
+    doses = model.preprocessing.action_bins.doses(rng.integers(0, 25, n))
+    noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
+    chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
     together = model._in_blocks(model._sample, patients, *doses, noise, chance)
-    for at in (0, 127, 128, 149):
+    for at in (0, BLOCK - 1, BLOCK, n - 1):
         row = slice(at, at + 1)
         alone = model._sample(patients.take(row), *(x[row] for x in (*doses, noise, chance)))
         for one, many in zip(alone, together, strict=True):
