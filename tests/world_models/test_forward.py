@@ -108,25 +108,34 @@ def test_a_model_pickles_and_goes_on_alike(model):
     same(trajectory(model, 10), trajectory(pickle.loads(pickle.dumps(model)), 10), rtol=0)
 
 
+def checked(patients, preprocessing):
+    """What is kept about the patients is what their present values give."""
+    known = preprocessing.known(patients.age)
+    doses = patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
+    for found, expected in (
+        (patients.known(preprocessing), known),
+        (patients.sofa(preprocessing), patients.score(known)),
+        (patients.standardized(preprocessing), preprocessing.standardize(patients.values)),
+        (
+            patients.standardized_static(preprocessing),
+            preprocessing.standardize_static(patients.static),
+        ),
+        (patients.previous_action(preprocessing), preprocessing.action_bins.action(*doses)),
+    ):
+        np.testing.assert_array_equal(found, expected)
+    return patients
+
+
 def test_what_is_worked_out_about_a_state_moves_with_it(model):
     env = SepsisVectorEnv(40, model)
     env.reset(seed=0)
     for step in range(30):
         env.step(np.full(40, step % 25))
-        patients, preprocessing = env._state.patients, model.preprocessing
-        known = preprocessing.known(patients.age)
-        np.testing.assert_array_equal(patients.known(preprocessing), known)
-        np.testing.assert_array_equal(patients.sofa(preprocessing), patients.score(known))
-        np.testing.assert_array_equal(
-            patients.standardized(preprocessing), preprocessing.standardize(patients.values)
-        )
-        np.testing.assert_array_equal(
-            patients.standardized_static(preprocessing),
-            preprocessing.standardize_static(patients.static),
-        )
-        np.testing.assert_array_equal(
-            patients.previous_action(preprocessing),
-            preprocessing.action_bins.action(
-                patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
-            ),
-        )
+        patients = checked(env._state.patients, model.preprocessing)
+    others = checked(model.start(40, np.random.default_rng(0)), model.preprocessing)
+    mine = np.arange(40) % 3 == 0
+    checked(patients.take(mine), model.preprocessing)
+    put = checked(patients.put(~mine, others.take(~mine)), model.preprocessing)
+    mixed = checked(patients.take(mine).interleave(mine, others.take(~mine)), model.preprocessing)
+    np.testing.assert_array_equal(put.values, mixed.values)
+    np.testing.assert_array_equal(put.sofa(model.preprocessing), mixed.sofa(model.preprocessing))
