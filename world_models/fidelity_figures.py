@@ -166,7 +166,8 @@ def _fans(model: ClinicalWorldModel, log: Trajectories) -> Any:
     """5-95% of sampled courses against what was measured, for stays of low to high SOFA."""
     long = np.flatnonzero(log.n_decisions >= min(OPEN_LOOP_STEPS, log.n_decisions.max()))
     ranked = long[np.argsort(log.sofa[log.offsets[long]], kind="stable")]
-    chosen = ranked[np.linspace(0, len(ranked) - 1, _FAN_STAYS + 2).round().astype(int)[1:-1]]
+    spread = np.linspace(0, len(ranked) - 1, _FAN_STAYS + 2).round().astype(int)[1:-1]
+    chosen = ranked[np.unique(spread)]
     hours = log.preprocessing.step_hours
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 8), layout="constrained")

@@ -98,6 +98,8 @@ def evaluate(
             if effects:
                 (folder / "effects.json").write_text(json.dumps(effect_json(effects), indent=1))
             write_figures(folder, world_model, held_out, expected["world model"], effects)
+        if whole.manifest.credentialed:
+            print("fans.png is left out: it would show single stays of credentialed data")
         print(f"written to {out}")
 
 

@@ -280,7 +280,7 @@ def test_a_credentialed_cohort_shows_no_single_stay(capsys, tmp_path):
     bound.save(tmp_path / "cohort")
     where = ("--cohort", str(tmp_path / "cohort"), "--out", str(tmp_path / "out"))
     main(["world-model", "evaluate", *where])
-    capsys.readouterr()
+    assert "fans.png is left out" in capsys.readouterr().out
     assert not (tmp_path / "out" / "fans.png").exists()
     assert json.loads((tmp_path / "out" / "fidelity.json").read_text())["credentialed"] is True
 
