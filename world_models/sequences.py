@@ -211,7 +211,10 @@ def _effect_loss(
     difference = second[..., :N_FEATURES] - first[..., :N_FEATURES]
     truth, death = batch.effect[:, t], batch.death[:, t]
     claimed = ~truth.isnan()
-    error = (difference - truth.nan_to_num()) ** 2 / batch.effect_scale[:, t].clamp(min=1e-6)
+    # between absolute errors, which forget the small effects of fluid, and relative ones, which
+    # forget who responds to a vasopressor
+    size = batch.effect_scale[:, t].clamp(min=1e-6) ** 1.5
+    error = (difference - truth.nan_to_num()) ** 2 / size
     loss = torch.where(claimed, error, 0).sum(-1)
     known = ~death.isnan()
     death = death.nan_to_num()  # before the product: a NaN would come back with the gradient
