@@ -180,9 +180,7 @@ class Preprocessing:
         new_age = np.minimum(age + _ONE_STEP, NEVER, dtype=np.int16)
         new_age *= ~measured
         held = np.where(self.known(new_age), values, self._fill)
-        held = held.astype(np.float32, copy=False)
-        np.copyto(held, raw, where=measured, casting="same_kind")
-        return held, new_age
+        return np.where(measured, raw, held).astype(np.float32, copy=False), new_age
 
     def first(
         self,

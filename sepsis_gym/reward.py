@@ -136,22 +136,25 @@ def _scores(
 ) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     """[n] SOFA before and after, each from what is known in both states."""
     known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
-    at = STATE_INPUTS_AT
+    inputs = STATE_INPUTS_AT
     if len(after) == 1:
         both = known_t & known_tp1
-        seen = both[0, at].tobytes()
-        known_t_alone, known_tp1_alone = (k[0, at].tobytes() != seen for k in (known_t, known_tp1))
+        seen = both[0, inputs].tobytes()
+        known_t_alone, known_tp1_alone = (
+            k[0, inputs].tobytes() != seen for k in (known_t, known_tp1)
+        )
         return (
             before.score(both) if known_t_alone else before.sofa(preprocessing),
             after.score(both) if known_tp1_alone else after.sofa(preprocessing),
         )
-    differs = (known_t.take(at, 1) != known_tp1.take(at, 1)).any(1)
+    differs = (known_t.take(inputs, 1) != known_tp1.take(inputs, 1)).any(1)
     rows = np.flatnonzero(differs)
     both = known_t[rows] & known_tp1[rows]
     # all that is to be scored in one go
+    scored_rows = ((after, slice(None)), (before, rows), (after, rows))
     parts = [
-        (p.values, p.ventilated, p.previous_norepinephrine_equivalent)
-        for p in (after, before.take(rows), after.take(rows))
+        (p.values[at], p.ventilated[at], p.previous_norepinephrine_equivalent[at])
+        for p, at in scored_rows
     ]
     values, ventilated, dose = (np.concatenate(part) for part in zip(*parts, strict=True))
     known = np.concatenate([known_tp1, both, both])
