@@ -107,8 +107,10 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         return self._state
 
     def _show(self, state: EpisodeState) -> Shown:
-        before = () if state.patients.step[0] == 0 else self._history
-        self._state, self._history = state, (*before, state)
+        self._state = state
+        if self.render_mode in ("rgb_array", "human"):  # the figure shows the stay so far
+            before = () if state.patients.step[0] == 0 else self._history
+            self._history = (*before, state)
         observation = encode_observation(state.patients, self.preprocessing)[0]
         info = describe_one(state, self.preprocessing)
         if self._stay_id is not None:
