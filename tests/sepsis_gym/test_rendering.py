@@ -63,7 +63,8 @@ def test_it_looks_the_same_whatever_style_the_user_likes(toy_model, figure):
 
 
 def test_the_figure_draws_what_was_measured_held_and_given(trajectories, toy_model, figure):
-    env = played(SepsisReplayEnv(trajectories, model=toy_model), 30, seed=2)
+    replay = SepsisReplayEnv(trajectories, model=toy_model, render_mode="rgb_array")
+    env = played(replay, 30, seed=2)
     history = env._history
     drawn = figure.Figure()
     figure.draw_stay(drawn, history, env.preprocessing)
@@ -87,8 +88,8 @@ def test_the_figure_draws_what_was_measured_held_and_given(trajectories, toy_mod
     assert "never for patient care" in texts
 
 
-def test_a_new_stay_starts_a_new_figure(toy_model):
-    env = played(SepsisEnv(toy_model), 5)
+def test_a_new_stay_starts_a_new_figure(toy_model, figure):
+    env = played(SepsisEnv(toy_model, render_mode="rgb_array"), 5)
     assert len(env._history) == env._state.patients.step[0] + 1
     env.reset()
     assert len(env._history) == 1

@@ -57,7 +57,8 @@ def test_a_state_is_not_moved_by_what_comes_after(toy_model):
 
 
 def test_an_end_and_the_history_come_back(toy_model):
-    env = SepsisEnv(toy_model)
+    pytest.importorskip("matplotlib", reason="the figures extra is not installed")
+    env = SepsisEnv(toy_model, render_mode="rgb_array")
     env.reset(seed=0)
     while not env.step(0)[2]:
         pass
