@@ -36,7 +36,7 @@ LOGS = {
     "once per step, 30% random": replace(_ONCE, exploration=0.3),
     "randomised": ClinicianConfig(rct=True),
 }
-SMALL = TrainConfig(members=1, epochs=15, weight_decay=0.1, dropout=0.1)
+SMALL = TrainConfig(members=1, hidden=64, epochs=15, learning_rate=2e-3)
 TOLD = {
     "log": replace(SMALL, effects="log"),
     "prior": replace(SMALL, effects="prior"),

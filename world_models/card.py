@@ -113,8 +113,18 @@ def _analyses(file: Path | None) -> str:
         ) from error
 
 
+_TAUGHT = {
+    "truth": "- Effects of treatment were told by the truth of simulated patients.",
+    "prior": "- The size of its blood-pressure responses is a pharmacological prior's; what doses do "
+    "to all else, and who responds more than others, is what the log says, confounding included.",
+    "log": "- Nothing but the log told it of effects: it may rank treatments backwards.",
+}
+
+
 def _caveats(provenance: dict[str, Any]) -> str:
+    effects = provenance.get("config", {}).get("effects", "log")
     lines = [
+        _TAUGHT.get(effects, _TAUGHT["log"]),
         "- Learned from logs: a dose that was never given, or only to the sickest, is guessed.",
         "- A stay is at most 72 h; what comes after is one number, the risk by day 90.",
         "- Values that nobody measured are carried forward; the model never learned them.",
