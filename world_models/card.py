@@ -115,8 +115,8 @@ def _analyses(file: Path | None) -> str:
 
 _TAUGHT = {
     "truth": "- Effects of treatment were told by the truth of simulated patients.",
-    "prior": "- The size of its blood-pressure responses is a pharmacological prior's; what doses do "
-    "to all else, and who responds more than others, is what the log says, confounding included.",
+    "prior": "- The size of its blood-pressure responses is a pharmacological prior's; what doses "
+    "do to all else, and who responds more, is what the log says, confounding included.",
     "log": "- Nothing but the log told it of effects: it may rank treatments backwards.",
 }
 
