@@ -45,7 +45,7 @@ def demo(
     console.rule("1  synthetic cohort")
     trajectories = _cohort(out / "cohort", patients, seed)
     console.rule("2  world model")
-    training = TrainConfig(seed=seed)
+    training = TrainConfig(seed=seed, hidden=64, effects="truth")  # small, as the cohort is
     if epochs is not None:
         training = replace(training, epochs=epochs)
     model = train_world_model(trajectories, out / "world-model", training)
