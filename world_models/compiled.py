@@ -27,7 +27,10 @@ from world_models.inputs import (
 _Floats = NDArray[np.float32]
 _N, _STATIC = N_FEATURES, 3 * N_FEATURES + 4
 _RISK, _EXPONENT = RISK.start, N_FEATURES + 3
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_HALF, _TWO, _FLAT = np.float32(0.5), np.float32(2), np.float32(4.5)
+_A = tuple(np.float32(x) for x in (135135, 17325, 378))
+_B = tuple(np.float32(x) for x in (62370, 3150, 28))
+_FAST = {"contract", "reassoc"}
 _LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
 _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
@@ -41,9 +44,12 @@ class OnePatient:
 
     def __init__(self, packed: PackedWeights, preprocessing: Preprocessing) -> None:
         """Lays out the feature table: a row for each of ``_MEAN`` to ``_HOLD``."""
+        members, size = packed.candidate_bias.shape
+        # the three gates side by side: long rows
+        recurrent = packed.recurrent.transpose(1, 2, 0, 3).reshape(members, size, 3 * size)
         self._weights = (
-            packed.from_inputs, packed.recurrent, packed.candidate_bias, packed.head,
-            packed.shared, packed.own,
+            packed.from_inputs, recurrent, packed.candidate_bias, packed.head, packed.shared,
+            packed.own,
         )  # fmt: skip
         self._table = np.stack(preprocessing.feature_table()).astype(np.float32)
         hours = preprocessing.step_hours
@@ -77,18 +83,34 @@ class OnePatient:
         return out
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=_FAST)
 def _add_product(x, weights, out):  # type: ignore[no-untyped-def]
-    """Adds x @ weights to ``out``; many inputs are 0 and cost nothing."""
+    """Adds x @ weights to ``out``, four rows at a time; many inputs are 0 and cost nothing."""
+    used, row, count = np.zeros(len(x) + 3, np.float32), np.zeros(len(x) + 3, np.int64), 0
     for k in range(len(x)):
         if x[k] != 0:
-            for j in range(len(out)):
-                out[j] += x[k] * weights[k, j]
+            used[count], row[count] = x[k], k
+            count += 1
+    for k in range(0, count, 4):
+        a, b, c, d = weights[row[k]], weights[row[k + 1]], weights[row[k + 2]], weights[row[k + 3]]
+        p, q, r, s = used[k], used[k + 1], used[k + 2], used[k + 3]
+        for j in range(len(out)):
+            out[j] += (p * a[j] + q * b[j]) + (r * c[j] + s * d[j])
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=_FAST)
+def _tanh(x):  # type: ignore[no-untyped-def]
+    """Lambert's continued fraction for x / 2, doubled: unlike math.tanh it runs on vectors."""
+    half = min(max(x * _HALF, -_FLAT), _FLAT)
+    square = half * half
+    above = half * (((square + _A[2]) * square + _A[1]) * square + _A[0])
+    below = ((_B[2] * square + _B[1]) * square + _B[0]) * square + _A[0]
+    return _TWO * above * below / (above * above + below * below)
+
+
+@njit(cache=True, fastmath=_FAST)
 def _sigmoid(half):  # type: ignore[no-untyped-def]
-    return _HALF * math.tanh(half) + _HALF
+    return _HALF * _tanh(half) + _HALF
 
 
 @njit(cache=True)
@@ -106,7 +128,7 @@ def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
     x[at + 3] = math.log1p(dose * factors[2])
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=_FAST)
 def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
     """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + 1] moves on."""
     from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
@@ -120,14 +142,16 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
         kept = memory[0, m, :size]
         gates[:2] = 0
         gates[2] = candidate_bias[m]
-        for gate in range(3):
-            _add_product(kept, recurrent[gate, m], gates[gate])
+        _add_product(kept, recurrent[m], gates.reshape(-1))
         at, wide = m * size, members * size
+        update, reset, candidate = gates
+        from_update, from_reset = driven[at:], driven[wide + at :]
+        from_candidate = driven[2 * wide + at :]
         for j in range(size):
-            update = _sigmoid(gates[0, j] + driven[at + j])
-            reset = _sigmoid(gates[1, j] + driven[wide + at + j])
-            candidate = math.tanh(gates[2, j] * reset + driven[2 * wide + at + j])
-            kept[j] = (kept[j] - candidate) * update + candidate
+            proposed = _tanh(
+                candidate[j] * _sigmoid(reset[j] + from_reset[j]) + from_candidate[j]
+            )
+            kept[j] = (kept[j] - proposed) * _sigmoid(update[j] + from_update[j]) + proposed
         head = driven[3 * wide + at : 3 * wide + at + size]
         _add_product(kept, head_weight[m], head)
         for j in range(size):
