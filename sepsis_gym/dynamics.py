@@ -32,12 +32,15 @@ class Transition:
         mortality_90d: [n] predicted probability of death within 90 days of those who survive the
             step, given whether they were discharged in it.
         epistemic: [n] disagreement of the ensemble about the step, in mean z-score units.
+        scored: [n, 2] SOFA before and after the step, each from what is known in both states; None
+            where the model leaves that to the reward.
     """
 
     patients: Patients
     end: NDArray[np.int8]
     mortality_90d: NDArray[np.float32]
     epistemic: NDArray[np.float32]
+    scored: NDArray[np.int8] | None = None
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,10 @@ class Preprocessing:
         return hours
 
     @cached_property
+    def _clock(self) -> NDArray[np.int64]:
+        return (np.arange(self.max_steps + 1) + 1) * self.step_hours
+
+    @cached_property
     def _fill(self) -> NDArray[np.float32]:
         return np.array(self.fill, np.float32)
 
@@ -149,7 +153,11 @@ class Preprocessing:
 
     def hours(self, age: NDArray[np.integer]) -> NDArray[np.float32]:
         """[..., 39] ages in hours, infinite where never measured."""
-        return self._hours[age]
+        return self._hours.take(age)
+
+    def clock(self, step: NDArray[np.integer]) -> NDArray[np.int64]:
+        """[n] hours since ICU admission after this many decisions."""
+        return self._clock.take(step)
 
     def carry_forward(
         self,

@@ -102,6 +102,7 @@ def transition_reward(
     terminated: NDArray[np.bool_],
     died: NDArray[np.bool_],
     config: RewardConfig,
+    scored: NDArray[np.int8] | None = None,
 ) -> NDArray[np.float64]:
     """Reward of n patients' transitions, logged or simulated.
 
@@ -115,9 +116,13 @@ def transition_reward(
         terminated: [n] whether the episode ends with the transition.
         died: [n] whether the patient is dead 90 days later; read only where terminated.
         config: The amounts.
+        scored: [n, 2] SOFA so scored, if the model has worked it out.
     """
     known_t, known_tp1 = before.known(preprocessing), after.known(preprocessing)
-    sofa_t, sofa_tp1 = _scores(before, after, preprocessing)
+    if scored is None:
+        sofa_t, sofa_tp1 = _scores(before, after, preprocessing)
+    else:
+        sofa_t, sofa_tp1 = scored.T
     if len(after) == 1 and config.scheme == "shaped" and not terminated.item():
         # one patient: plain numbers are several times faster
         risen = 0.0

@@ -35,7 +35,7 @@ _CUTS: dict[str, tuple[Literal["<", ">=", ">"], tuple[float, ...]]] = {
     "dopamine": (">", (0, 5, 15)),
     "dobutamine": (">", (0,)),
 }
-"""What a value is compared with; :func:`_organs` turns the number of cuts passed into points."""
+"""What a value is compared with; :func:`organ_points` turns the number of cuts passed into points."""
 _ORDER = tuple(_CUTS)[:8]
 _MOST_UNVENTILATED = 2
 _STATE_INPUTS = (
@@ -84,7 +84,7 @@ def sofa_components(
         pao2_fio2, platelet, bilirubin_total, meanbp, norepinephrine, gcs, creatinine, urine_24h,
     )  # fmt: skip
     counts = [_count(name, value) for name, value in zip(_ORDER, inputs, strict=True)]
-    parts = [*_organs(np.minimum, np.maximum, np.asarray(ventilated, bool), counts)]
+    parts = [*organ_points(np.minimum, np.maximum, np.asarray(ventilated, bool), counts)]
     passed = _count("dopamine", dopamine)
     others = np.maximum(passed + (passed > 0), 2 * _count("dobutamine", dobutamine))
     circulation = COMPONENTS.index("cardiovascular")
@@ -92,7 +92,7 @@ def sofa_components(
     return np.stack(np.broadcast_arrays(*parts), axis=-1).astype(np.int8)
 
 
-def _organs(
+def organ_points(
     least: Callable[[Any, Any], Any],
     most: Callable[[Any, Any], Any],
     ventilated: Any,
@@ -142,6 +142,9 @@ _BELOW = np.full((len(_ORDER), max(len(cuts) for _, cuts in _SIGNED), 1), -np.in
 for _row, (_, _cuts) in zip(_BELOW, _SIGNED, strict=True):
     _row[: len(_cuts), 0] = _cuts
 _ONE_BY_ONE = tuple((sign, tuple(cuts.tolist())) for sign, cuts in _SIGNED)
+CUT_TABLE = (STATE_INPUTS_AT, _IF_UNKNOWN, _SIGN[:, 0], _BELOW[..., 0])
+"""For code that goes input by input: where the 10 features stand, what counts if unknown [10], and
+for each of :func:`scored_inputs` its sign [8] and the cuts [8, 4] that, so signed, it lies below."""
 
 
 def state_sofa(
@@ -168,9 +171,9 @@ def state_sofa(
     """
     dose = np.asarray(norepinephrine_equivalent, np.float32)
     if values.size == N_FEATURES:  # one patient: plain numbers are several times faster
-        parts = _organs(min, max, bool(ventilated), _counts_of_one(_seen(values, known), dose))
+        parts = organ_points(min, max, bool(ventilated), _counts_of_one(_seen(values, known), dose))
         return np.array(sum(parts), np.int8).reshape(values.shape[:-1])
-    parts = _state_organs(values, known, ventilated, dose)
+    parts = _stateorgan_points(values, known, ventilated, dose)
     return np.add.reduce(parts, dtype=np.int8).reshape(values.shape[:-1])
 
 
@@ -182,7 +185,7 @@ def state_sofa_components(
 ) -> NDArray[np.int8]:
     """[..., 6] the points that :func:`state_sofa` adds up, in the order of ``COMPONENTS``."""
     dose = np.asarray(norepinephrine_equivalent, np.float32)
-    parts = np.stack(_state_organs(values, known, ventilated, dose), axis=-1)
+    parts = np.stack(_stateorgan_points(values, known, ventilated, dose), axis=-1)
     return parts.astype(np.int8).reshape(*values.shape[:-1], len(COMPONENTS))
 
 
@@ -193,7 +196,7 @@ def _seen(values: NDArray[np.floating], known: NDArray[np.bool_]) -> NDArray[np.
     return seen.reshape(-1, len(at)).T.astype(np.float32, copy=False)
 
 
-def _scored(seen: Any, dose: Any) -> tuple[Any, ...]:
+def scored_inputs(seen: Any, dose: Any) -> tuple[Any, ...]:
     """The inputs of the score in the order of ``_ORDER``, each an array or a float32."""
     pao2, fio2, platelet, bilirubin, meanbp, eye, verbal, motor, creatinine, urine = seen
     gcs = eye + verbal + motor
@@ -203,7 +206,7 @@ def _scored(seen: Any, dose: Any) -> tuple[Any, ...]:
 _SIX = np.float32(6)
 
 
-def _state_organs(
+def _stateorgan_points(
     values: NDArray[np.floating],
     known: NDArray[np.bool_],
     ventilated: NDArray[np.bool_],
@@ -212,18 +215,18 @@ def _state_organs(
     """[N] points of each organ."""
     seen = _seen(values, known)
     signed = np.empty((len(_ORDER), seen.shape[1]), np.float32)
-    for row, column in zip(signed, _scored(seen, dose.ravel()), strict=True):
+    for row, column in zip(signed, scored_inputs(seen, dose.ravel()), strict=True):
         row[:] = column
     signed *= _SIGN
     counts = np.add.reduce(np.less(signed[:, None], _BELOW), 1, dtype=np.int8)
     tube = np.asarray(ventilated, np.int8).ravel()
-    return _organs(np.minimum, np.maximum, tube, counts)
+    return organ_points(np.minimum, np.maximum, tube, counts)
 
 
 def _counts_of_one(seen: NDArray[np.float32], dose: NDArray[np.float32]) -> list[int]:
     """Cuts passed by the inputs of one patient."""
     counts = []
-    for value, (sign, cuts) in zip(_scored(seen[:, 0], dose.item()), _ONE_BY_ONE, strict=True):
+    for value, (sign, cuts) in zip(scored_inputs(seen[:, 0], dose.item()), _ONE_BY_ONE, strict=True):
         number = float(value)
         missing = number != number
         counts.append(0 if missing else len(cuts) - bisect_right(cuts, sign * number))

@@ -5,16 +5,15 @@ the two together. Batches do not come here: matrix products are faster for them.
 """
 
 import math
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sepsis_gym.dynamics import End
+from sepsis_gym.dynamics import End, Transition
 from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import NEVER, Preprocessing
+from sepsis_gym.sofa import CUT_TABLE, organ_points, scored_inputs
 from world_models.forward import N_OWN, N_SHARED, RISK, PackedWeights
 from world_models.inputs import (
     AGE_SCALE_HOURS,
@@ -30,7 +29,7 @@ _RISK, _EXPONENT = RISK.start, N_FEATURES + 3
 _HALF, _TWO, _FLAT = np.float32(0.5), np.float32(2), np.float32(4.5)
 _A = tuple(np.float32(x) for x in (135135, 17325, 378))
 _B = tuple(np.float32(x) for x in (62370, 3150, 28))
-_FAST = {"contract", "reassoc"}
+_OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
 _LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
 _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
@@ -42,14 +41,16 @@ _MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD = range(9)
 class OnePatient:
     """The compiled step over one model's weights."""
 
-    def __init__(self, packed: PackedWeights, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, packed: PackedWeights, preprocessing: Preprocessing, noise_factor: _Floats
+    ) -> None:
         """Lays out the feature table: a row for each of ``_MEAN`` to ``_HOLD``."""
         members, size = packed.candidate_bias.shape
         # the three gates side by side: long rows
         recurrent = packed.recurrent.transpose(1, 2, 0, 3).reshape(members, size, 3 * size)
         self._weights = (
             packed.from_inputs, recurrent, packed.candidate_bias, packed.head, packed.shared,
-            packed.own,
+            packed.own, noise_factor.T.copy(),
         )  # fmt: skip
         self._table = np.stack(preprocessing.feature_table()).astype(np.float32)
         hours = preprocessing.step_hours
@@ -66,24 +67,37 @@ class OnePatient:
 
     def __call__(
         self, patient: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
-    ) -> tuple[Any, ...]:
-        """What ``ClinicalWorldModel._sample`` returns, then known [1, 39] and z-scores [1, 39]."""
-        shape = (1, _N)
-        out = (
+    ) -> Transition:
+        """The step.
+
+        Args:
+            patient: One patient, who belongs to a member.
+            fluid_ml: [1] mL per step.
+            dose: [1] ug/kg/min.
+            noise: [1, 39] independent normal draws.
+            chance: [1, 41] uniform draws: measurements, ventilation, end.
+        """
+        shape, preprocessing = (1, _N), self._preprocessing
+        moved = values, age, tube, memory = (
             np.empty(shape, np.float32), np.empty(shape, np.int16), np.empty(1, np.bool_),
-            patient.memory.copy(), np.empty(1, np.int8), np.empty(1, np.float32),
-            np.empty(1, np.float32), np.empty(shape, np.bool_), np.empty(shape, np.float32),
+            patient.memory.copy(),
         )  # fmt: skip
+        told = np.empty(1, np.int8), np.empty(1, np.float32), np.empty(1, np.float32)
+        known, z = np.empty(shape, np.bool_), np.empty(shape, np.float32)
+        sofa, scored = np.empty(1, np.int8), np.empty((1, 2), np.int8)
         _step(
-            *self._weights, self._table, self._factors, patient.values, patient.age,
-            patient.ventilated, patient.standardized_static(self._preprocessing),
-            patient.previous_fluid_ml, patient.previous_norepinephrine_equivalent, patient.step,
-            fluid_ml, dose, noise, chance, *out,
+            *self._weights, self._table, self._factors, *CUT_TABLE, patient.values, patient.age,
+            patient.ventilated, patient.known(preprocessing), patient.standardized(preprocessing),
+            patient.standardized_static(preprocessing), patient.previous_fluid_ml,
+            patient.previous_norepinephrine_equivalent, patient.step, fluid_ml, dose, noise,
+            chance, *moved, *told, known, z, sofa, scored,
         )  # fmt: skip
-        return out
+        following = patient.moved(values, age, tube, fluid_ml, dose, memory)
+        following.note(preprocessing, known=known, z=z, sofa=sofa)
+        return Transition(following, *told, scored)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(**_OPTIONS)
 def _add_product(x, weights, out):  # type: ignore[no-untyped-def]
     """Adds x @ weights to ``out``, four rows at a time; many inputs are 0 and cost nothing."""
     used, row, count = np.zeros(len(x) + 3, np.float32), np.zeros(len(x) + 3, np.int64), 0
@@ -98,7 +112,7 @@ def _add_product(x, weights, out):  # type: ignore[no-untyped-def]
             out[j] += (p * a[j] + q * b[j]) + (r * c[j] + s * d[j])
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(**_OPTIONS)
 def _tanh(x):  # type: ignore[no-untyped-def]
     """Lambert's continued fraction for x / 2, doubled: unlike math.tanh it runs on vectors."""
     half = min(max(x * _HALF, -_FLAT), _FLAT)
@@ -108,19 +122,19 @@ def _tanh(x):  # type: ignore[no-untyped-def]
     return _TWO * above * below / (above * above + below * below)
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(**_OPTIONS)
 def _sigmoid(half):  # type: ignore[no-untyped-def]
     return _HALF * _tanh(half) + _HALF
 
 
-@njit(cache=True)
+@njit(**_OPTIONS)
 def _to_z(values, table, z):  # type: ignore[no-untyped-def]
     for i in range(_N):
         shown = math.log1p(values[i]) if table[_LOG, i] else values[i]
         z[i] = (shown - table[_MEAN, i]) / table[_SCALE, i]
 
 
-@njit(cache=True)
+@njit(**_OPTIONS)
 def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
     x[at] = fluid_ml > 0
     x[at + 1] = math.log1p(fluid_ml * factors[1])
@@ -128,7 +142,7 @@ def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
     x[at + 3] = math.log1p(dose * factors[2])
 
 
-@njit(cache=True, fastmath=_FAST)
+@njit(**_OPTIONS)
 def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
     """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + 1] moves on."""
     from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
@@ -165,7 +179,7 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
     return shared, outputs
 
 
-@njit(cache=True)
+@njit(**_OPTIONS)
 def _measure(shared, outputs, z, noise, table):  # type: ignore[no-untyped-def]
     """[39] what would be measured, clinical units."""
     raw = np.empty(_N, np.float32)
@@ -185,7 +199,7 @@ def _measure(shared, outputs, z, noise, table):  # type: ignore[no-untyped-def]
     return raw
 
 
-@njit(cache=True)
+@njit(**_OPTIONS)
 def _outcome(shared, outputs, drawn):  # type: ignore[no-untyped-def]
     """End code, 90-day mortality and disagreement."""
     members = len(shared)
@@ -213,16 +227,35 @@ def _outcome(shared, outputs, drawn):  # type: ignore[no-untyped-def]
     return end, mortality / np.float32(members), apart / np.float32(_N)
 
 
-@njit(cache=True)
+_organ_points, _scored_inputs = njit(organ_points), njit(scored_inputs)
+
+
+@njit(**_OPTIONS)
+def _sofa(rule, values, known, ventilated, dose):  # type: ignore[no-untyped-def]
+    at, if_unknown, sign, below = rule
+    seen = if_unknown.copy()
+    for i in range(len(at)):
+        if known[at[i]]:
+            seen[i] = values[at[i]]
+    compared = _scored_inputs(seen, dose)
+    passed = np.zeros(len(sign), np.int64)
+    for i in range(len(sign)):
+        for cut in below[i]:
+            passed[i] += sign[i] * compared[i] < cut
+    return sum(_organ_points(min, max, ventilated, passed))
+
+
+@njit(**_OPTIONS)
 def _step(  # type: ignore[no-untyped-def]
-    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, table, factors,
-    values, age, ventilated, static, previous_fluid, previous_dose, step,
+    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, noise_weight,
+    table, factors, cut_at, if_unknown, sign, below,
+    values, age, ventilated, known, z, static, previous_fluid, previous_dose, step,
     fluid_ml, dose, noise, chance,
-    new_values, new_age, tube, memory, end, mortality, doubt, known, new_z,
+    new_values, new_age, tube, memory, end, mortality, doubt, new_known, new_z, sofa, scored,
 ):  # fmt: skip
     weights = (from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight)
     x = np.empty(N_INPUTS + 1, np.float32)
-    _to_z(values[0], table, x)
+    x[:_N] = z[0]
     for i in range(_N):
         x[_N + i] = age[0, i] == 0
         x[2 * _N + i] = min(np.float32(age[0, i]) * factors[0], _LARGEST_AGE)
@@ -238,13 +271,21 @@ def _step(  # type: ignore[no-untyped-def]
             own = m
             break
     shared, outputs = _network(weights, x, memory, own)
-    raw = _measure(shared[own], outputs, x, noise[0], table)
+    together = np.zeros(_N, np.float32)
+    _add_product(noise[0], noise_weight, together)
+    raw = _measure(shared[own], outputs, x, together, table)
+    both = np.empty(_N, np.bool_)
     for i in range(_N):
         measured = chance[0, i] < _sigmoid(outputs[_EXPONENT + i])
         new_age[0, i] = 0 if measured else min(age[0, i] + 1, NEVER)
-        known[0, i] = new_age[0, i] <= table[_HOLD, i]
-        held = values[0, i] if known[0, i] else table[_FILL, i]
+        new_known[0, i] = new_age[0, i] <= table[_HOLD, i]
+        both[i] = known[0, i] and new_known[0, i]
+        held = values[0, i] if new_known[0, i] else table[_FILL, i]
         new_values[0, i] = raw[i] if measured else held
     _to_z(new_values[0], table, new_z[0])
     tube[0] = chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])
     end[0], mortality[0], doubt[0] = _outcome(shared, outputs, chance[0, _N + 1])
+    rule = (cut_at, if_unknown, sign, below)
+    sofa[0] = _sofa(rule, new_values[0], new_known[0], tube[0], dose[0])
+    scored[0, 0] = _sofa(rule, values[0], both, ventilated[0], previous_dose[0])
+    scored[0, 1] = _sofa(rule, new_values[0], both, tube[0], dose[0])

@@ -102,22 +102,18 @@ class ClinicalWorldModel:
     ) -> Transition:
         """Samples the step of n patients, each from its own member."""
         n = len(patients)
-        noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32) @ self.noise_factor.T
+        noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
-        memory = self._owned(patients, rng)
-        if memory is not patients.memory:
-            patients = replace(patients, memory=memory)
+        patients = self._owned(patients, rng)
         fluid = np.asarray(fluid_ml, np.float32)
         dose = np.asarray(norepinephrine_equivalent, np.float32)
         if n == 1 and self._one is not None:
-            sampled = self._one(patients, fluid, dose, noise, chance)
-        else:
-            sampled = self._in_blocks(self._sample, patients, fluid, dose, noise, chance)
-        values, age, ventilated, memory, end, mortality, epistemic, *found = sampled
+            return self._one(patients, fluid, dose, noise, chance)
+        noise = noise @ self.noise_factor.T
+        sampled = self._in_blocks(self._sample, patients, fluid, dose, noise, chance)
+        values, age, ventilated, memory, *rest = sampled
         following = patients.moved(values, age, ventilated, fluid, dose, memory)
-        if found:
-            following.note(self.preprocessing, **dict(zip(_FOUND, found, strict=True)))
-        return Transition(following, end, mortality, epistemic)
+        return Transition(following, *rest)
 
     @cached_property
     def _one(self) -> "OnePatient | None":
@@ -128,16 +124,17 @@ class ClinicalWorldModel:
             from world_models.compiled import OnePatient
         except (ImportError, RuntimeError):  # or nowhere to keep what it compiles
             return None
-        return OnePatient(self._packed, self.preprocessing)
+        return OnePatient(self._packed, self.preprocessing, self.noise_factor)
 
-    def _owned(self, patients: Patients, rng: np.random.Generator) -> _Floats:
-        """The memory, once logged patients, who belong to no member yet, have drawn one."""
+    def _owned(self, patients: Patients, rng: np.random.Generator) -> Patients:
+        """The patients, once the logged, who belong to no member yet, have drawn one."""
         memory = self._memory(patients)
-        if np.count_nonzero(memory[:, :, -1]) < len(patients):
-            new = np.flatnonzero(~memory[:, :, -1].any(1))
-            memory = memory.copy()
-            memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
-        return memory
+        if np.count_nonzero(memory[:, :, -1]) == len(patients):
+            return patients
+        new = np.flatnonzero(~memory[:, :, -1].any(1))
+        memory = memory.copy()
+        memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
+        return replace(patients, memory=memory)
 
     def _memory(self, patients: Patients) -> _Floats:
         if patients.memory.size:
@@ -296,7 +293,6 @@ class ClinicalWorldModel:
 
 
 _EXPECTED = ("mean", "scale", "ventilated", "end", "mortality_90d", "epistemic", "memory")
-_FOUND = ("known", "z")
 _ONGOING, _DISCHARGED, _DIED = (np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED))
 _HALF = np.float32(0.5)
 

@@ -102,7 +102,7 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
             self._window = None
 
     def _ongoing(self) -> EpisodeState:
-        if self._state is None or self._state.terminated[0]:
+        if self._state is None or self._state.end.item():
             raise ResetNeeded("the episode is over or has not begun: call reset() first")
         return self._state
 

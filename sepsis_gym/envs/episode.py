@@ -14,6 +14,7 @@ from sepsis_gym.reward import RewardConfig, transition_reward
 UNKNOWN = -1
 """Outcome or risk not known yet; no NaN, so that equal infos compare equal."""
 _ONGOING, _DIED, _HORIZON = (np.int8(end) for end in (End.ONGOING, End.DIED, End.HORIZON))
+_GOES_ON = np.zeros(1, np.bool_)
 _PER_EPISODE = ("sofa", "end", "died_90d", "mortality_90d", "epistemic")
 
 
@@ -107,17 +108,22 @@ def advance(
     if given[0] is doses[0] and given[1] is doses[1]:
         patients.note(preprocessing, action=action)
     end, mortality = transition.end, transition.mortality_90d
-    over = (end != _ONGOING) | (patients.step >= preprocessing.max_steps)
-    dies_later = rng.random(len(patients)) < mortality
-    if np.count_nonzero(over):
+    drawn = rng.random(len(patients))
+    if len(patients) == 1 and not end.item() and patients.step.item() < preprocessing.max_steps:
+        over = _GOES_ON  # plain numbers are several times faster
+    else:
+        over = (end != _ONGOING) | (patients.step >= preprocessing.max_steps)
+    if over is not _GOES_ON and np.count_nonzero(over):
         end = np.where(over & (end == _ONGOING), _HORIZON, end)
         died_here = end == _DIED
-        died = died_here | (over & dies_later)
+        died = died_here | (over & (drawn < mortality))
         died_90d = np.where(over, died, np.int8(UNKNOWN))
         mortality = np.where(died_here, np.float32(1.0), mortality)
     else:
-        died, died_90d = over, np.full(len(patients), UNKNOWN, np.int8)
-    paid = transition_reward(state.patients, patients, preprocessing, over, died, reward)
+        died, died_90d = over, state.died_90d  # as unknown as before
+    paid = transition_reward(
+        state.patients, patients, preprocessing, over, died, reward, transition.scored
+    )
     sofa = patients.sofa(preprocessing)
     return EpisodeState(patients, sofa, end, died_90d, mortality, transition.epistemic), paid
 
@@ -151,7 +157,7 @@ def _entries(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDA
         "previous_fluid_ml": patients.previous_fluid_ml,
         "previous_norepinephrine_equivalent": patients.previous_norepinephrine_equivalent,
         "step": patients.step,
-        "hours": (patients.step + 1) * preprocessing.step_hours,
+        "hours": preprocessing.clock(patients.step),
         "mortality_90d": state.mortality_90d,
         "epistemic": state.epistemic,
         "end": state.end,

@@ -167,11 +167,11 @@ class SepsisEnv(PatientEnv):
             gymnasium.error.ResetNeeded: The episode is over or has not begun.
         """
         state = self._ongoing()
-        chosen = np.atleast_1d(check_actions(action))
+        chosen = check_actions(action).reshape(1)
         moved, paid = advance(self.dynamics, state, chosen, self.reward, self.np_random)
         following, reward = keep_to_support(moved, paid, self.support)
         observation, info = self._show(following)
-        return observation, float(reward[0]), bool(following.terminated[0]), False, info
+        return observation, reward.item(), bool(following.end.item()), False, info
 
     def get_state(self) -> Snapshot:
         """Everything that decides how the episode goes on, to be handed to :meth:`set_state`.
