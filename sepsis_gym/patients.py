@@ -193,13 +193,19 @@ def _merged(
 
 def encode_observation(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Flat observations of the patients, [n, 107]; the table is in :class:`SepsisEnv`."""
-    observation = np.empty((len(patients), OBSERVATION_SIZE), np.float32)
-    at = OBSERVATION_SLICES
+    observation = np.zeros((len(patients), OBSERVATION_SIZE), np.float32)
+    at, action = OBSERVATION_SLICES, patients.previous_action(preprocessing)
     observation[:, at["features"]] = patients.standardized(preprocessing)
-    observation[:, at["measured"]] = patients.measured[:, :_N_MASKS]
+    np.equal(patients.age[:, :_N_MASKS], 0, out=observation[:, at["measured"]])
     observation[:, at["static"]] = patients.standardized_static(preprocessing)
+    if len(patients) == 1:  # plain numbers are several times faster
+        one = observation[0]
+        one[_VENTILATED_AT] = patients.ventilated.item()
+        one[_ACTION_AT + action.item()] = 1
+        one[-1] = patients.step.item() / preprocessing.max_steps
+        return observation
     observation[:, _VENTILATED_AT] = patients.ventilated
-    observation[:, at["previous_action"]] = _ONE_HOT[patients.previous_action(preprocessing)]
+    observation[:, at["previous_action"]] = _ONE_HOT[action]
     observation[:, -1] = patients.step / preprocessing.max_steps
     return observation
 

@@ -67,6 +67,9 @@ def step_reward(
     """
     if config.scheme == "survival":
         return np.where(terminated & ~died, 1.0, 0.0)
+    outcome = np.where(died, np.float64(config.died), np.float64(config.survived))
+    if terminated.all():
+        return outcome
     if config.scheme == "terminal":
         within = np.zeros(np.shape(terminated))
     else:
@@ -74,7 +77,7 @@ def step_reward(
         change = np.subtract(sofa_tp1, sofa_t, dtype=np.float64)
         within = _shaped(change, sofa_tp1, np.where(np.isnan(risen), 0.0, risen), config)
     if terminated.any():
-        np.copyto(within, np.where(died, config.died, config.survived), where=terminated)
+        np.copyto(within, outcome, where=terminated)
     return within
 
 

@@ -173,7 +173,7 @@ def state_sofa(
     if values.size == N_FEATURES:  # one patient: plain numbers are several times faster
         parts = organ_points(min, max, bool(ventilated), _counts_of_one(_seen(values, known), dose))
         return np.array(sum(parts), np.int8).reshape(values.shape[:-1])
-    parts = _stateorgan_points(values, known, ventilated, dose)
+    parts = _state_organs(values, known, ventilated, dose)
     return np.add.reduce(parts, dtype=np.int8).reshape(values.shape[:-1])
 
 
@@ -185,7 +185,7 @@ def state_sofa_components(
 ) -> NDArray[np.int8]:
     """[..., 6] the points that :func:`state_sofa` adds up, in the order of ``COMPONENTS``."""
     dose = np.asarray(norepinephrine_equivalent, np.float32)
-    parts = np.stack(_stateorgan_points(values, known, ventilated, dose), axis=-1)
+    parts = np.stack(_state_organs(values, known, ventilated, dose), axis=-1)
     return parts.astype(np.int8).reshape(*values.shape[:-1], len(COMPONENTS))
 
 
@@ -206,7 +206,7 @@ def scored_inputs(seen: Any, dose: Any) -> tuple[Any, ...]:
 _SIX = np.float32(6)
 
 
-def _stateorgan_points(
+def _state_organs(
     values: NDArray[np.floating],
     known: NDArray[np.bool_],
     ventilated: NDArray[np.bool_],
