@@ -116,8 +116,16 @@ class Patients:
         return derived[1]
 
     def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
-        """Keeps what is worked out: any of ``known``, ``z``, ``static``, ``action``, ``sofa``."""
+        """Keeps what is worked out.
+
+        Any of ``known``, ``z``, ``static``, ``action``, ``sofa``, and ``shown`` [n, 107]: the
+        observation with its block of the previous action still 0.
+        """
         self._found(preprocessing).update(found)
+
+    def noted(self, preprocessing: Preprocessing, name: str) -> NDArray[Any] | None:
+        """What was kept under this name, if anything."""
+        return self._found(preprocessing).get(name)
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Self:
         """The patients at these positions (repeats allowed); those of a slice are views."""
@@ -193,19 +201,23 @@ def _merged(
 
 def encode_observation(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Flat observations of the patients, [n, 107]; the table is in :class:`SepsisEnv`."""
+    action = patients.previous_action(preprocessing)
+    noted = patients.noted(preprocessing, "shown")
+    observation = _all_but_action(patients, preprocessing) if noted is None else noted.copy()
+    if len(patients) == 1:
+        observation[0, _ACTION_AT + action.item()] = 1
+    else:
+        observation[:, OBSERVATION_SLICES["previous_action"]] = _ONE_HOT[action]
+    return observation
+
+
+def _all_but_action(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:
     observation = np.zeros((len(patients), OBSERVATION_SIZE), np.float32)
-    at, action = OBSERVATION_SLICES, patients.previous_action(preprocessing)
+    at = OBSERVATION_SLICES
     observation[:, at["features"]] = patients.standardized(preprocessing)
     np.equal(patients.age[:, :_N_MASKS], 0, out=observation[:, at["measured"]])
     observation[:, at["static"]] = patients.standardized_static(preprocessing)
-    if len(patients) == 1:  # plain numbers are several times faster
-        one = observation[0]
-        one[_VENTILATED_AT] = patients.ventilated.item()
-        one[_ACTION_AT + action.item()] = 1
-        one[-1] = patients.step.item() / preprocessing.max_steps
-        return observation
     observation[:, _VENTILATED_AT] = patients.ventilated
-    observation[:, at["previous_action"]] = _ONE_HOT[action]
     observation[:, -1] = patients.step / preprocessing.max_steps
     return observation
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.dynamics import End, Transition
 from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
-from sepsis_gym.patients import Patients
+from sepsis_gym.patients import OBSERVATION_SIZE, OBSERVATION_SLICES, Patients
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.sofa import CUT_TABLE, organ_points, scored_inputs
 from world_models.forward import N_OWN, N_SHARED, RISK, PackedWeights
@@ -34,6 +34,8 @@ _LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
 _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
 _GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
+_MEASURED, _SHOWN_STATIC = OBSERVATION_SLICES["measured"], OBSERVATION_SLICES["static"]
+_TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
 _MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD = range(9)
 
@@ -83,17 +85,18 @@ class OnePatient:
             patient.memory.copy(),
         )  # fmt: skip
         told = np.empty(1, np.int8), np.empty(1, np.float32), np.empty(1, np.float32)
-        known, z = np.empty(shape, np.bool_), np.empty(shape, np.float32)
+        known, shown = np.empty(shape, np.bool_), np.zeros((1, OBSERVATION_SIZE), np.float32)
         sofa, scored = np.empty(1, np.int8), np.empty((1, 2), np.int8)
         _step(
             *self._weights, self._table, self._factors, *CUT_TABLE, patient.values, patient.age,
             patient.ventilated, patient.known(preprocessing), patient.standardized(preprocessing),
             patient.standardized_static(preprocessing), patient.previous_fluid_ml,
             patient.previous_norepinephrine_equivalent, patient.step, fluid_ml, dose, noise,
-            chance, *moved, *told, known, z, sofa, scored,
+            chance, *moved, *told, known, shown, sofa, scored,
         )  # fmt: skip
         following = patient.moved(values, age, tube, fluid_ml, dose, memory)
-        following.note(preprocessing, known=known, z=z, sofa=sofa)
+        z = shown[:, OBSERVATION_SLICES["features"]]
+        following.note(preprocessing, known=known, z=z, sofa=sofa, shown=shown)
         return Transition(following, *told, scored)
 
 
@@ -251,7 +254,7 @@ def _step(  # type: ignore[no-untyped-def]
     table, factors, cut_at, if_unknown, sign, below,
     values, age, ventilated, known, z, static, previous_fluid, previous_dose, step,
     fluid_ml, dose, noise, chance,
-    new_values, new_age, tube, memory, end, mortality, doubt, new_known, new_z, sofa, scored,
+    new_values, new_age, tube, memory, end, mortality, doubt, new_known, shown, sofa, scored,
 ):  # fmt: skip
     weights = (from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight)
     x = np.empty(N_INPUTS + 1, np.float32)
@@ -282,8 +285,12 @@ def _step(  # type: ignore[no-untyped-def]
         both[i] = known[0, i] and new_known[0, i]
         held = values[0, i] if new_known[0, i] else table[_FILL, i]
         new_values[0, i] = raw[i] if measured else held
-    _to_z(new_values[0], table, new_z[0])
     tube[0] = chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])
+    _to_z(new_values[0], table, shown[0])
+    shown[0, _MEASURED] = new_age[0, : _N - 1] == 0
+    shown[0, _SHOWN_STATIC] = static[0]
+    shown[0, _TUBE] = tube[0]
+    shown[0, -1] = np.float32(step[0] + 1) * factors[3]
     end[0], mortality[0], doubt[0] = _outcome(shared, outputs, chance[0, _N + 1])
     rule = (cut_at, if_unknown, sign, below)
     sofa[0] = _sofa(rule, new_values[0], new_known[0], tube[0], dose[0])

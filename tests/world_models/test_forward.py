@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from sepsis_gym.envs import SepsisVectorEnv
+from sepsis_gym.envs import SepsisEnv, SepsisVectorEnv
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.reward import _scores
@@ -91,6 +91,32 @@ def test_the_compiled_step_is_the_numpy_step(model):
             patients = checked(moved, model.preprocessing, atol=1e-3)
             ends.add(int(compiled.end[0]))
     assert len(ends) == 3
+
+
+def test_episodes_are_the_same_with_and_without_the_compiled_step(model):
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    plain = load_world_model("default")
+    plain._one = None
+    envs = [SepsisEnv(one) for one in (model, plain)]
+    rng = np.random.default_rng(2)
+    for seed in range(12):
+        shown = [env.reset(seed=seed) for env in envs]
+        over = False
+        while not over:
+            for one, two in zip(*shown, strict=True):
+                if isinstance(one, dict):
+                    assert one.keys() == two.keys()
+                    one, two = ([x[key] for key in two] for x in (one, two))
+                    assert [type(x) for x in one] == [type(x) for x in two]
+                    one, two = (np.hstack(x) for x in (one, two))
+                np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+            action = int(rng.integers(25))
+            steps = [env.step(action) for env in envs]
+            assert steps[0][2:4] == steps[1][2:4]
+            assert steps[0][1] == pytest.approx(steps[1][1], abs=1e-3)
+            assert steps[0][0] in envs[0].observation_space
+            over = steps[0][2]
+            shown = [(step[0], step[4]) for step in steps]
 
 
 def test_a_patient_fares_alike_alone_and_in_company(model):
