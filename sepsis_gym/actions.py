@@ -195,7 +195,7 @@ def _cuts(edges: tuple[float, ...]) -> NDArray[np.float32]:
 
 def _levels(dose: ArrayLike, cuts: NDArray[np.float32]) -> NDArray[np.int64]:
     given = np.asarray(dose)
-    if not (given >= 0).all():  # also catches NaN
+    if np.count_nonzero(given >= 0) < given.size:  # also catches NaN
         raise ConfigError("doses must be zero or positive numbers")
     # in float32, as doses are stored: else one that equals an edge could land above it
     return cuts.searchsorted(given.astype(np.float32, copy=False), side="left")

@@ -67,6 +67,20 @@ class OnePatient:
         )
         self._preprocessing = preprocessing
 
+    def note(self, patient: Patients) -> None:
+        """Works out what the environment is going to ask about a new patient."""
+        preprocessing = self._preprocessing
+        known, shown = patient.known(preprocessing), np.zeros((1, OBSERVATION_SIZE), np.float32)
+        sofa = np.empty(1, np.int8)
+        _tell(
+            self._table, self._factors, CUT_TABLE, patient.values[0], patient.age[0],
+            patient.ventilated[0], patient.standardized_static(preprocessing)[0],
+            patient.previous_norepinephrine_equivalent[0], patient.step[0], known[0], shown[0],
+            sofa,
+        )  # fmt: skip
+        z = shown[:, OBSERVATION_SLICES["features"]]
+        patient.note(preprocessing, z=z, sofa=sofa, shown=shown)
+
     def __call__(
         self, patient: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
     ) -> Transition:
@@ -249,6 +263,19 @@ def _sofa(rule, values, known, ventilated, dose):  # type: ignore[no-untyped-def
 
 
 @njit(**_OPTIONS)
+def _tell(  # type: ignore[no-untyped-def]
+    table, factors, rule, values, age, ventilated, static, dose, step, known, shown, sofa
+):
+    """The observation, all but its previous action, and SOFA of a state."""
+    _to_z(values, table, shown)
+    shown[_MEASURED] = age[: _N - 1] == 0
+    shown[_SHOWN_STATIC] = static
+    shown[_TUBE] = ventilated
+    shown[-1] = np.float32(step) * factors[3]
+    sofa[0] = _sofa(rule, values, known, ventilated, dose)
+
+
+@njit(**_OPTIONS)
 def _step(  # type: ignore[no-untyped-def]
     from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, noise_weight,
     table, factors, cut_at, if_unknown, sign, below,
@@ -286,13 +313,11 @@ def _step(  # type: ignore[no-untyped-def]
         held = values[0, i] if new_known[0, i] else table[_FILL, i]
         new_values[0, i] = raw[i] if measured else held
     tube[0] = chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])
-    _to_z(new_values[0], table, shown[0])
-    shown[0, _MEASURED] = new_age[0, : _N - 1] == 0
-    shown[0, _SHOWN_STATIC] = static[0]
-    shown[0, _TUBE] = tube[0]
-    shown[0, -1] = np.float32(step[0] + 1) * factors[3]
     end[0], mortality[0], doubt[0] = _outcome(shared, outputs, chance[0, _N + 1])
     rule = (cut_at, if_unknown, sign, below)
-    sofa[0] = _sofa(rule, new_values[0], new_known[0], tube[0], dose[0])
+    _tell(
+        table, factors, rule, new_values[0], new_age[0], tube[0], static[0], dose[0], step[0] + 1,
+        new_known[0], shown[0], sofa,
+    )  # fmt: skip
     scored[0, 0] = _sofa(rule, values[0], both, ventilated[0], previous_dose[0])
     scored[0, 1] = _sofa(rule, new_values[0], both, tube[0], dose[0])

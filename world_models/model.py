@@ -91,7 +91,10 @@ class ClinicalWorldModel:
         patients = self.start_states.draw(n, self.preprocessing, rng)
         memory = np.zeros((n, self.members, self.hidden + 1), np.float32)
         memory[np.arange(n), rng.integers(self.members, size=n), -1] = 1.0
-        return replace(patients, memory=memory)
+        started = replace(patients, memory=memory)
+        if n == 1 and self._one is not None:
+            self._one.note(started)
+        return started
 
     def step(
         self,

@@ -130,27 +130,39 @@ def advance(
 
 def describe(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
     """The ``info`` of n episodes, one array per entry; the table is in :class:`SepsisEnv`."""
+    entries = _arrays(state.patients, preprocessing) | _numbers(state, preprocessing)
     # copies: users keep infos, and must not reach into the episode through them
     return {
         key: entry.astype(np.int64) if entry.dtype == np.int8 else entry.copy()
-        for key, entry in _entries(state, preprocessing).items()
+        for key, entry in entries.items()
     }
 
 
 def describe_one(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, Any]:
     """The ``info`` of a single episode: arrays for the features, plain numbers for the rest."""
-    entries = _entries(state, preprocessing)
-    return {key: x[0].copy() if x.ndim > 1 else x.item() for key, x in entries.items()}
+    shown: dict[str, Any] = _arrays(state.patients, preprocessing)
+    for key, x in shown.items():
+        shown[key] = x[0].copy()
+    for key, x in _numbers(state, preprocessing).items():
+        shown[key] = x.item()
+    return shown
 
 
-def _entries(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
-    patients = state.patients
+def _arrays(patients: Patients, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
+    """The entries with several numbers to a patient."""
     return {
         "state": patients.values,
         "measured": patients.measured,
         "known": patients.known(preprocessing),
         "age_hours": preprocessing.hours(patients.age),
         "static": patients.static,
+    }
+
+
+def _numbers(state: EpisodeState, preprocessing: Preprocessing) -> dict[str, NDArray[Any]]:
+    """The entries with one number to a patient."""
+    patients = state.patients
+    return {
         "ventilated": patients.ventilated,
         "sofa": state.sofa,
         "previous_action": patients.previous_action(preprocessing),
