@@ -119,9 +119,8 @@ def _add_product(x, weights, out):  # type: ignore[no-untyped-def]
     """Adds x @ weights to ``out``, four rows at a time; many inputs are 0 and cost nothing."""
     used, row, count = np.zeros(len(x) + 3, np.float32), np.zeros(len(x) + 3, np.int64), 0
     for k in range(len(x)):
-        if x[k] != 0:
-            used[count], row[count] = x[k], k
-            count += 1
+        used[count], row[count] = x[k], k
+        count += x[k] != 0  # a branch would often be foreseen wrongly
     for k in range(0, count, 4):
         a, b, c, d = weights[row[k]], weights[row[k + 1]], weights[row[k + 2]], weights[row[k + 3]]
         p, q, r, s = used[k], used[k + 1], used[k + 2], used[k + 3]
