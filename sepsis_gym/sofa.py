@@ -226,7 +226,9 @@ def _state_organs(
 def _counts_of_one(seen: NDArray[np.float32], dose: NDArray[np.float32]) -> list[int]:
     """Cuts passed by the inputs of one patient."""
     counts = []
-    for value, (sign, cuts) in zip(scored_inputs(seen[:, 0], dose.item()), _ONE_BY_ONE, strict=True):
+    for value, (sign, cuts) in zip(
+        scored_inputs(seen[:, 0], dose.item()), _ONE_BY_ONE, strict=True
+    ):
         number = float(value)
         missing = number != number
         counts.append(0 if missing else len(cuts) - bisect_right(cuts, sign * number))

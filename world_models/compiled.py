@@ -5,6 +5,8 @@ the two together. Batches do not come here: matrix products are faster for them.
 """
 
 import math
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -29,7 +31,11 @@ _RISK, _EXPONENT = RISK.start, N_FEATURES + 3
 _HALF, _TWO, _FLAT = np.float32(0.5), np.float32(2), np.float32(4.5)
 _A = tuple(np.float32(x) for x in (135135, 17325, 378))
 _B = tuple(np.float32(x) for x in (62370, 3150, 28))
-_OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
+_OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc"},
+}
 _LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
 _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
@@ -178,9 +184,7 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
         from_update, from_reset = driven[at:], driven[wide + at :]
         from_candidate = driven[2 * wide + at :]
         for j in range(size):
-            proposed = _tanh(
-                candidate[j] * _sigmoid(reset[j] + from_reset[j]) + from_candidate[j]
-            )
+            proposed = _tanh(candidate[j] * _sigmoid(reset[j] + from_reset[j]) + from_candidate[j])
             kept[j] = (kept[j] - proposed) * _sigmoid(update[j] + from_update[j]) + proposed
         head = driven[3 * wide + at : 3 * wide + at + size]
         _add_product(kept, head_weight[m], head)
