@@ -35,7 +35,7 @@ _CUTS: dict[str, tuple[Literal["<", ">=", ">"], tuple[float, ...]]] = {
     "dopamine": (">", (0, 5, 15)),
     "dobutamine": (">", (0,)),
 }
-"""What a value is compared with; :func:`organ_points` turns the number of cuts passed into points."""
+"""What a value is compared with; :func:`organ_points` turns the cuts passed into points."""
 _ORDER = tuple(_CUTS)[:8]
 _MOST_UNVENTILATED = 2
 _STATE_INPUTS = (
@@ -144,7 +144,7 @@ for _row, (_, _cuts) in zip(_BELOW, _SIGNED, strict=True):
 _ONE_BY_ONE = tuple((sign, tuple(cuts.tolist())) for sign, cuts in _SIGNED)
 CUT_TABLE = (STATE_INPUTS_AT, _IF_UNKNOWN, _SIGN[:, 0], _BELOW[..., 0])
 """For code that goes input by input: where the 10 features stand, what counts if unknown [10], and
-for each of :func:`scored_inputs` its sign [8] and the cuts [8, 4] that, so signed, it lies below."""
+of each of :func:`scored_inputs` its sign [8] and the cuts [8, 4] that, so signed, it lies below."""
 
 
 def state_sofa(
