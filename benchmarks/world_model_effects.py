@@ -23,7 +23,9 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import TrainConfig, load_world_model
 from world_models.effect_fidelity import EffectScore, evaluate_effects
 from world_models.fidelity import evaluate_fidelity
+from world_models.forecast import Forecaster
 from world_models.physiology import ACTION_HOURS, ClinicianConfig
+from world_models.published import train_published
 from world_models.training import train_world_model
 
 _ONCE = ClinicianConfig(decision_interval_hours=ACTION_HOURS)
@@ -45,13 +47,20 @@ TOLD = {
 }
 
 
-def main(patients: int = 4000, seed: int = 5, folder: Path = Path("runs/effects")) -> None:
+def main(
+    patients: int = 2500,
+    seed: int = 5,
+    folder: Path = Path("runs/effects"),
+    published: bool = False,
+) -> None:
     """Trains and judges every pair of a log and a teacher.
 
     Args:
         patients: Of each cohort.
         seed: Of each cohort.
         folder: Where cohorts and models are kept.
+        published: Whether to train the published architecture on each log too (a minute or two
+            each, every time).
     """
     table = Table(title=f"Effects learned from {patients} patients' logs: mean (r per patient)")
     for name in ("log", "told by", "one step", "12 steps", "0.13 on MAP", "500 mL on MAP",
@@ -60,12 +69,16 @@ def main(patients: int = 4000, seed: int = 5, folder: Path = Path("runs/effects"
     for log, clinician in LOGS.items():
         cohort = _cohort(folder / _slug(log), patients, seed, clinician)
         test = cohort.split("test")
-        scores: list[EffectScore] = []
+        models: dict[str, Forecaster] = {}
         for told, config in TOLD.items():
             out = folder / f"{_slug(log)}-{told}"
             if not out.exists():
                 train_world_model(cohort, out, config)
-            model = load_world_model(out)
+            models[told] = load_world_model(out)
+        if published:
+            models["log, published"] = train_published(cohort)
+        scores: list[EffectScore] = []
+        for told, model in models.items():
             scores = evaluate_effects(model, test)
             fidelity = evaluate_fidelity(model, test)
             errors = [fidelity["one_step_mae"], fidelity["open_loop_12_mae"]]
