@@ -111,7 +111,9 @@ class Patients:
         """What has been worked out with this preprocessing, by name."""
         derived = self._derived
         if derived is None or derived[0] is not preprocessing:
-            derived = (preprocessing, {})
+            # equal ones, as after a journey between processes, find the very same numbers
+            found = {} if derived is None or derived[0] != preprocessing else derived[1]
+            derived = (preprocessing, found)
             object.__setattr__(self, "_derived", derived)
         return derived[1]
 
