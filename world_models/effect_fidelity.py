@@ -126,7 +126,7 @@ def effect_json(scores: list[EffectScore]) -> dict[str, dict[str, float | None]]
             "mae": float(np.abs(score.predicted - score.true).mean()),
         }
         plain[f"{score.contrast.name}, {score.contrast.unit}"] = {
-            name: None if np.isnan(number) else number for name, number in numbers.items()
+            name: number if np.isfinite(number) else None for name, number in numbers.items()
         }
     return plain
 

@@ -103,7 +103,11 @@ class ClinicalWorldModel:
         norepinephrine_equivalent: NDArray[np.floating],
         rng: np.random.Generator,
     ) -> Transition:
-        """Samples the step of n patients, each from its own member."""
+        """Samples the step of n patients, each from its own member.
+
+        Raises:
+            ConfigError: The patients' memory is that of a model of another size.
+        """
         n = len(patients)
         noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
@@ -140,10 +144,12 @@ class ClinicalWorldModel:
         return replace(patients, memory=memory)
 
     def _memory(self, patients: Patients) -> _Floats:
-        if patients.memory.size:
-            return patients.memory
-        # a logged state that no model has followed yet
-        return np.zeros((len(patients), self.members, self.hidden + 1), np.float32)
+        shape = (len(patients), self.members, self.hidden + 1)
+        if not patients.memory.size:  # a logged state that no model has followed yet
+            return np.zeros(shape, np.float32)
+        if patients.memory.shape != shape:  # compiled code would read past its end
+            raise ConfigError("these patients remember what another world model saw of them")
+        return patients.memory
 
     def _in_blocks(
         self, compute: Callable[..., tuple[NDArray[Any], ...]], patients: Patients, *rest: _Floats

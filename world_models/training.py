@@ -185,7 +185,7 @@ class _Run:
                 self.validation,
                 weight,
                 torch.full((n,), at, device=self.config.device),
-                asked=range(0, never, 3) if at == never else (),
+                asked=range(0, never, 3) if at == never and self.effect_share else (),
             )
             for at in (never, 2)
         ]

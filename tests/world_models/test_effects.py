@@ -150,6 +150,12 @@ def test_the_truth_of_other_cohorts_is_not_known(cohort):
         next(true_moments(real))
 
 
+def test_stays_of_other_patients_are_refused(cohort):
+    stays = replace(cohort.stays, stay_id=cohort.stays.stay_id + 1_000_000)
+    with pytest.raises(ConfigError, match="none of the 300 patients"):
+        true_effects(replace(cohort, stays=stays))
+
+
 def test_an_error_counts_by_the_usual_effect_of_what_differs():
     first = Doses(np.zeros(4, np.float32), np.zeros(4, np.float32))
     second = Doses(np.array([500, 500, 0, 0], np.float32), np.array([0, 0, 0.1, 0.3], np.float32))

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,3 +171,13 @@ def test_what_is_worked_out_about_a_state_moves_with_it(model):
     mixed = checked(patients.take(mine).interleave(mine, others.take(~mine)), model.preprocessing)
     np.testing.assert_array_equal(put.values, mixed.values)
     np.testing.assert_array_equal(put.sofa(model.preprocessing), mixed.sofa(model.preprocessing))
+
+
+def test_a_memory_of_another_size_is_refused_before_compiled_code_reads_it():
+    model = load_world_model("default")
+    rng = np.random.default_rng(0)
+    for n in (1, 3):
+        patients = model.start(n, rng)
+        shorter = replace(patients, memory=patients.memory[:, :, 1:].copy())
+        with pytest.raises(ConfigError, match="another world model"):
+            model.step(shorter, np.zeros(n), np.zeros(n), rng)

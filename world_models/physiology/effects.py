@@ -45,7 +45,7 @@ def true_moments(cohort: Trajectories) -> Iterator[Moment]:
         cohort: Stays of ``sepsis-gym cohort synthetic``, or some of them, causally aligned.
 
     Raises:
-        ConfigError: The cohort is no synthetic one.
+        ConfigError: The cohort is no synthetic one, or a stay is none of its patients'.
     """
     if not truth_is_known(cohort):
         raise ConfigError(
@@ -54,6 +54,11 @@ def true_moments(cohort: Trajectories) -> Iterator[Moment]:
         )
     made = cohort.manifest.config["synthetic"]
     clinician, n_patients = ClinicianConfig(**made["clinician"]), made["patients"]
+    if not np.isin(cohort.stays.stay_id, stay_ids(0, n_patients)).all():
+        raise ConfigError(
+            f"{cohort.manifest.source}: a stay is none of the {n_patients} patients that its "
+            "manifest says were simulated"
+        )
     step_hours = cohort.preprocessing.step_hours
     position = np.cumsum(cohort.is_decision) - 1
     for block, first in enumerate(range(0, n_patients, BLOCK_SIZE)):
