@@ -1,17 +1,18 @@
 """Scores agents on the held-out stays of a cohort."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from evaluation import estimators
 from evaluation.behavior import BehaviorConfig, BehaviorReport, check_behavior, fit_behavior_policy
 from evaluation.estimators import Estimator, Floats, bootstrap, percentile_interval
-from evaluation.fqe import FQEConfig, FQEDesign, LinearQ
+from evaluation.fqe import FQEConfig, FQEDesign
+from evaluation.q_values import QValues, cross_fitted_q, q_from_train
 from evaluation.results import Estimate, Results, Row
 from evaluation.rollout import AnyEnv, RolloutValue, rollout_value
 from evaluation.safety import Guidelines, assess_safety
@@ -20,10 +21,9 @@ from evaluation.trust import TrustGate, judge
 from sepsis_gym.actions import N_ACTIONS, encode_action
 from sepsis_gym.agent import Agent, BatchAgent
 from sepsis_gym.dynamics import TransitionModel
-from sepsis_gym.errors import ConfigError, SupportError
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.trajectories import Trajectories
 
-_Q_FOLDS = 5
 _METHODS: dict[str, Estimator] = {
     "wis": estimators.weighted_importance_sampling,
     "wpdis": estimators.weighted_per_decision_importance_sampling,
@@ -78,30 +78,219 @@ class EvaluationConfig:
             raise ConfigError(f"ratio_cap must be 1 or more, got {self.ratio_cap}")
 
 
-@dataclass(frozen=True)
-class _Bench:
-    """What all rows share; per-row arrays run over the rows of ``test``, final states included."""
+class Evaluation:
+    """One evaluation of a cohort, agent by agent.
 
-    test: Trajectories
-    train: Trajectories
-    config: EvaluationConfig
-    behavior: BehaviorReport
-    logged: Floats  # [R, 25] one-hot clinicians, rows of final states all 0
-    behavior_taken: Floats  # [R] behavior probability of the logged action, 1 in final states
-    index: NDArray[np.int64]
-    clinician_return: float
-    clinician_resampled: Floats
-    design: FQEDesign
+    The stays are split, the behavior policy fitted and the bootstrap drawn once; each
+    :meth:`row` is independent of the others, so rows may be computed in any order, on several
+    days, and kept.
+    """
 
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        config: EvaluationConfig | None = None,
+        *,
+        model: TransitionModel | None = None,
+        env: AnyEnv | None = None,
+    ) -> None:
+        """Fits the behavior policy and prepares what all rows share.
 
-@dataclass(frozen=True)
-class _FittedValues:
-    """Q at the rows of the test split: of the logged action and in expectation, [R] each."""
+        Args:
+            trajectories: A cohort with a training and a test split.
+            config: Settings.
+            model: What agents that ask "what if" are answered with.
+            env: Where to measure the agents' return as well; a vector environment runs batch
+                agents only, and the rows of others say so.
 
-    q_taken: Floats
-    v: Floats
-    outside_share: float
-    source: str
+        Raises:
+            ConfigError: The environment was made with other scales or dose levels.
+            UnknownNameError: A split holds no stay.
+            SupportError: There are too few patients.
+        """
+        if env is not None:
+            inside: Any = env if isinstance(env, VectorEnv) else env.unwrapped
+            if getattr(inside, "preprocessing", None) != trajectories.preprocessing:
+                raise ConfigError(
+                    "the environment differs from the cohort in clock, scales or dose levels; "
+                    "train its world model on this cohort"
+                )
+        self.trajectories, self.config = trajectories, config or EvaluationConfig()
+        self._model, self._env = model, env
+        self.train, self.test = trajectories.split("train"), trajectories.split("test")
+        self._fit_behavior()
+        rng = np.random.default_rng(self.config.seed)
+        self._index = estimators.resample_index(len(self.test), self.config.resamples, rng)
+        # With every ratio 1 importance sampling is the plain mean of the logged returns.
+        on_policy, gamma = estimators.importance_sampling, self.config.gamma
+        log = (self.test.padded(self.test.reward), np.ones(self.test.mask.shape), self.test.mask)
+        self._clinician_return = on_policy(*log, gamma=gamma)
+        self._clinician_resampled = bootstrap(on_policy, *log, gamma=gamma, index=self._index)
+
+    def _fit_behavior(self) -> None:
+        train, test, config = self.train, self.test, self.config.behavior
+        policy = fit_behavior_policy(train, config)
+        half = np.unique(train.stays.subject_id)[::2]
+        other = fit_behavior_policy(train.select(np.isin(train.stays.subject_id, half)), config)
+        decision = test.is_decision
+        # [R, 25] one-hot clinicians, rows of final states all 0
+        self._logged = np.where(decision[:, None], np.eye(N_ACTIONS)[test.action], 0.0)
+        taken = (policy.probabilities(test.observations()) * self._logged).sum(1)
+        self._behavior_taken = np.where(decision, taken, 1.0)
+        self.behavior: BehaviorReport = check_behavior(policy, other, test)
+
+    @cached_property
+    def _design(self) -> FQEDesign:
+        return FQEDesign(self.train, self.config.fqe)
+
+    def check(self, name: str, agent: Agent) -> None:
+        """Refuses an agent whose row would mean something else; cheap.
+
+        Raises:
+            ConfigError: It is called "clinicians", or was made with other scales or dose levels.
+        """
+        if name == "clinicians":
+            raise ConfigError('no agent may be called "clinicians": that row is always there')
+        own = getattr(agent, "preprocessing", None)
+        if own is not None and own != self.trajectories.preprocessing:
+            raise ConfigError(
+                f"agent {name} was trained on other data: clock, scales or dose levels differ; "
+                "train it on this cohort"
+            )
+
+    def clinicians(self) -> Row:
+        """The plain mean of the logged returns, which belongs first in every table."""
+        value = self._estimate(self._clinician_return, self._clinician_resampled)
+        return Row(
+            agent="clinicians",
+            policy="clinicians",
+            trust="ok",
+            reasons=("plain mean of the logged returns, nothing is reweighted",),
+            estimates={"mean_return": value},
+            safety=assess_safety(self.test, self._logged, self.config.guidelines),
+        )
+
+    def row(self, name: str, agent: Agent) -> Row:
+        """Scores one agent.
+
+        Q comes from the training split, or, for agents that are no function of the observation
+        alone and are walked through the logged test stays, from cross-fitting there.
+
+        Raises:
+            ConfigError: See :meth:`check`.
+            SupportError: There are too few patients to cross-fit.
+            ValueError: The agent's probabilities are none.
+        """
+        self.check(name, agent)
+        config, test = self.config, self.test
+        own = agent_probabilities(name, agent, test, self._model)
+        softening = config.softening if own.min() < config.softening / N_ACTIONS else 0.0
+        target = soften(own, softening)
+        fitted = self._q_values(name, agent, target, softening)
+        taken = np.where(test.is_decision, (target * self._logged).sum(1), 1.0)
+        ratio = taken / self._behavior_taken
+        cap = np.inf if config.ratio_cap is None else config.ratio_cap
+        used = np.minimum(ratio, cap)
+        capped = float((ratio[test.is_decision] > cap).mean())
+        estimates = self._estimates(used, fitted)
+        mean_rho = estimates.pop("mean_rho")
+        weights = estimators.weight_diagnostics(test.padded(used), test.mask)
+        trust, reasons = judge(
+            weights,
+            n_stays=len(test),
+            lost_resamples=max(estimate.lost_resamples for estimate in estimates.values()),
+            q_outside_share=fitted.outside_share,
+            behavior_mean_rho=self.behavior.mean_rho_per_step[-1],
+            gate=config.gate,
+        )
+        if capped:
+            reasons = (*reasons, f"{capped:.1%} of the ratios cut to {cap:g}")
+        rollout, without = self._rollout(agent)
+        return Row(
+            agent=name,
+            policy=f"{name} + {softening:.3g} uniform" if softening else name,
+            trust=trust,
+            reasons=(*reasons, *without),
+            estimates=estimates,
+            safety=assess_safety(test, own, config.guidelines),
+            weights=weights,
+            mean_rho_interval=(mean_rho.low, mean_rho.high),
+            capped_share=capped,
+            q_source=fitted.source,
+            q_outside_share=fitted.outside_share,
+            counts=dict(getattr(agent, "counts", {})),
+            world_model_return=rollout,
+        )
+
+    def results(self, rows: Iterable[Row]) -> Results:
+        """The table of these rows, with what must be read beside it."""
+        return Results(
+            rows=tuple(rows),
+            behavior=self.behavior,
+            cohort={
+                "source": self.trajectories.manifest.source,
+                "content_hash": self.trajectories.content_hash,
+                "n_stays": len(self.test),
+                "n_decisions": int(self.test.n_decisions.sum()),
+                "n_training_stays": len(self.train),
+            },
+            config=asdict(self.config),
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        low_fluid = np.zeros_like(self._logged)
+        low_fluid[:, encode_action(1, 0)] = 1.0
+        adherence = assess_safety(self.test, low_fluid, self.config.guidelines).adherence
+        return (
+            "Intervals resample stays with the behavior policy and Q held fixed; an FQE interval "
+            "covers the choice of starting states only and is too narrow.",
+            'Adherence rewards doing little: always "low fluid, no vasopressor" has '
+            f"{adherence:.1%}.",
+        )
+
+    def _q_values(self, name: str, agent: Agent, target: Floats, softening: float) -> QValues:
+        gamma = self.config.gamma
+        if not isinstance(agent, BatchAgent):
+            return cross_fitted_q(self.test, target, self.config.fqe, gamma=gamma)
+        on_train = soften(agent_probabilities(name, agent, self.train), softening)
+        return q_from_train(self._design, on_train, self.test, target, gamma=gamma)
+
+    def _rollout(self, agent: Agent) -> tuple[RolloutValue | None, tuple[str, ...]]:
+        """The agent's return in the environment, or why there is none."""
+        env, config = self._env, self.config
+        if env is None:
+            return None, ()
+        if isinstance(env, VectorEnv) and not isinstance(agent, BatchAgent):
+            return None, ("no world-model return: a vector environment needs a batch agent",)
+        value = rollout_value(
+            env,
+            agent,
+            episodes=config.rollout_episodes,
+            seed=config.seed,
+            gamma=config.gamma,
+            confidence=config.confidence,
+        )
+        return value, ()
+
+    def _estimates(self, ratio: Floats, fitted: QValues) -> dict[str, Estimate]:
+        """All methods and the mean cumulative ratio, each with its interval."""
+        test, gamma = self.test, self.config.gamma
+        log = (test.padded(test.reward), test.padded(ratio, 1.0), test.mask)
+        values = {"q_taken": test.padded(fitted.q_taken), "v": test.padded(fitted.v)}
+        every = np.arange(len(test))[None]
+        estimates = {}
+        for name, method in {**_METHODS, "mean_rho": estimators.mean_cumulative_ratio}.items():
+            value = bootstrap(method, *log, gamma=gamma, index=every, **values)[0]
+            resampled = bootstrap(method, *log, gamma=gamma, index=self._index, **values)
+            estimates[name] = self._estimate(float(value), resampled)
+        return estimates
+
+    def _estimate(self, value: float, resampled: Floats) -> Estimate:
+        confidence, clinicians = self.config.confidence, self._clinician_resampled
+        low, high, lost = percentile_interval(resampled, confidence)
+        below, above, _ = percentile_interval(resampled - clinicians, confidence)
+        return Estimate(value, low, high, value - self._clinician_return, below, above, lost)
 
 
 def evaluate_agents(
@@ -114,16 +303,12 @@ def evaluate_agents(
 ) -> Results:
     """Scores agents off-policy on the test split, with the clinicians as the first row.
 
-    The behavior policy and Q come from the training split. Agents that are no function of the
-    observation alone are walked through the logged test stays, and their Q is cross-fitted there.
-
     Args:
         agents: By name.
         trajectories: A cohort with a training and a test split.
         config: Settings.
-        model: What agents that ask "what if" are answered with.
-        env: Where to measure the agents' return as well; a vector environment runs batch agents
-            only, and the rows of others say so.
+        model: See :class:`Evaluation`.
+        env: See :class:`Evaluation`.
 
     Raises:
         ConfigError: An agent is called "clinicians", or an agent or the environment was made
@@ -132,216 +317,8 @@ def evaluate_agents(
         SupportError: There are too few patients.
         ValueError: An agent's probabilities are none.
     """
-    if "clinicians" in agents:
-        raise ConfigError('no agent may be called "clinicians": that row is always there')
-    _check_alike(agents, trajectories, env)
-    bench = _set_up(trajectories, config or EvaluationConfig())
-    rows = [_clinician_row(bench)]
-    rows += [_agent_row(name, agent, bench, model, env) for name, agent in agents.items()]
-    return Results(
-        rows=tuple(rows),
-        behavior=bench.behavior,
-        cohort={
-            "source": trajectories.manifest.source,
-            "content_hash": trajectories.content_hash,
-            "n_stays": len(bench.test),
-            "n_decisions": int(bench.test.n_decisions.sum()),
-            "n_training_stays": len(bench.train),
-        },
-        config=asdict(bench.config),
-        notes=_notes(bench),
-    )
-
-
-def _check_alike(
-    agents: Mapping[str, Agent], trajectories: Trajectories, env: AnyEnv | None
-) -> None:
-    """Refuses agents and environments whose observations or doses mean something else."""
+    evaluation = Evaluation(trajectories, config, model=model, env=env)
     for name, agent in agents.items():
-        own = getattr(agent, "preprocessing", None)
-        if own is not None and own != trajectories.preprocessing:
-            raise ConfigError(
-                f"agent {name} was trained on other data: clock, scales or dose levels differ; "
-                "train it on this cohort"
-            )
-    if env is not None:
-        inside: Any = env if isinstance(env, VectorEnv) else env.unwrapped
-        if getattr(inside, "preprocessing", None) != trajectories.preprocessing:
-            raise ConfigError(
-                "the environment differs from the cohort in clock, scales or dose levels; "
-                "train its world model on this cohort"
-            )
-
-
-def _set_up(trajectories: Trajectories, config: EvaluationConfig) -> _Bench:
-    train, test = trajectories.split("train"), trajectories.split("test")
-    policy = fit_behavior_policy(train, config.behavior)
-    half = np.unique(train.stays.subject_id)[::2]
-    other = fit_behavior_policy(
-        train.select(np.isin(train.stays.subject_id, half)), config.behavior
-    )
-    decision = test.is_decision
-    logged = np.where(decision[:, None], np.eye(N_ACTIONS)[test.action], 0.0)
-    taken = (policy.probabilities(test.observations()) * logged).sum(1)
-    rng = np.random.default_rng(config.seed)
-    index = estimators.resample_index(len(test), config.resamples, rng)
-    # With every ratio 1 importance sampling is the plain mean of the logged returns.
-    on_policy = estimators.importance_sampling
-    log = (test.padded(test.reward), np.ones(test.mask.shape), test.mask)
-    return _Bench(
-        test=test,
-        train=train,
-        config=config,
-        behavior=check_behavior(policy, other, test),
-        logged=logged,
-        behavior_taken=np.where(decision, taken, 1.0),
-        index=index,
-        clinician_return=on_policy(*log, gamma=config.gamma),
-        clinician_resampled=bootstrap(on_policy, *log, gamma=config.gamma, index=index),
-        design=FQEDesign(train, config.fqe),
-    )
-
-
-def _notes(bench: _Bench) -> tuple[str, ...]:
-    low_fluid = np.zeros_like(bench.logged)
-    low_fluid[:, encode_action(1, 0)] = 1.0
-    adherence = assess_safety(bench.test, low_fluid, bench.config.guidelines).adherence
-    return (
-        "Intervals resample stays with the behavior policy and Q held fixed; an FQE interval "
-        "covers the choice of starting states only and is too narrow.",
-        f'Adherence rewards doing little: always "low fluid, no vasopressor" has {adherence:.1%}.',
-    )
-
-
-def _clinician_row(bench: _Bench) -> Row:
-    return Row(
-        agent="clinicians",
-        policy="clinicians",
-        trust="ok",
-        reasons=("plain mean of the logged returns, nothing is reweighted",),
-        estimates={
-            "mean_return": _estimate(bench.clinician_return, bench.clinician_resampled, bench)
-        },
-        safety=assess_safety(bench.test, bench.logged, bench.config.guidelines),
-    )
-
-
-def _agent_row(
-    name: str, agent: Agent, bench: _Bench, model: TransitionModel | None, env: AnyEnv | None
-) -> Row:
-    config, test = bench.config, bench.test
-    own = agent_probabilities(name, agent, test, model)
-    softening = config.softening if own.min() < config.softening / N_ACTIONS else 0.0
-    target = soften(own, softening)
-    if isinstance(agent, BatchAgent):
-        fitted = _fit_on_train(
-            bench, soften(agent_probabilities(name, agent, bench.train), softening), target
-        )
-    else:
-        fitted = _cross_fit(bench, target)
-    ratio = np.where(test.is_decision, (target * bench.logged).sum(1), 1.0) / bench.behavior_taken
-    cap = np.inf if config.ratio_cap is None else config.ratio_cap
-    used = np.minimum(ratio, cap)
-    estimates = _estimates(bench, used, fitted)
-    mean_rho = estimates.pop("mean_rho")
-    weights = estimators.weight_diagnostics(test.padded(used), test.mask)
-    trust, reasons = judge(
-        weights,
-        n_stays=len(test),
-        lost_resamples=max(estimate.lost_resamples for estimate in estimates.values()),
-        q_outside_share=fitted.outside_share,
-        behavior_mean_rho=bench.behavior.mean_rho_per_step[-1],
-        gate=config.gate,
-    )
-    capped = float((ratio[test.is_decision] > cap).mean())
-    if capped:
-        reasons = (*reasons, f"{capped:.1%} of the ratios cut to {cap:g}")
-    rollout = None
-    if isinstance(env, VectorEnv) and not isinstance(agent, BatchAgent):
-        reasons = (*reasons, "no world-model return: a vector environment needs a batch agent")
-    elif env is not None:
-        rollout = _rollout(env, agent, config)
-    return Row(
-        agent=name,
-        policy=f"{name} + {softening:.3g} uniform" if softening else name,
-        trust=trust,
-        reasons=reasons,
-        estimates=estimates,
-        safety=assess_safety(test, own, config.guidelines),
-        weights=weights,
-        mean_rho_interval=(mean_rho.low, mean_rho.high),
-        capped_share=capped,
-        q_source=fitted.source,
-        q_outside_share=fitted.outside_share,
-        counts=dict(getattr(agent, "counts", {})),
-        world_model_return=rollout,
-    )
-
-
-def _rollout(env: AnyEnv, agent: Agent, config: EvaluationConfig) -> RolloutValue:
-    return rollout_value(
-        env,
-        agent,
-        episodes=config.rollout_episodes,
-        seed=config.seed,
-        gamma=config.gamma,
-        confidence=config.confidence,
-    )
-
-
-def _estimates(bench: _Bench, ratio: Floats, fitted: _FittedValues) -> dict[str, Estimate]:
-    """All methods and the mean cumulative ratio, each with its interval."""
-    test, index = bench.test, bench.index
-    log = (test.padded(test.reward), test.padded(ratio, 1.0), test.mask)
-    values = {"q_taken": test.padded(fitted.q_taken), "v": test.padded(fitted.v)}
-    gamma = bench.config.gamma
-    every = np.arange(len(test))[None]
-    estimates = {}
-    for name, method in {**_METHODS, "mean_rho": estimators.mean_cumulative_ratio}.items():
-        value = bootstrap(method, *log, gamma=gamma, index=every, **values)[0]
-        resampled = bootstrap(method, *log, gamma=gamma, index=index, **values)
-        estimates[name] = _estimate(float(value), resampled, bench)
-    return estimates
-
-
-def _estimate(value: float, resampled: Floats, bench: _Bench) -> Estimate:
-    confidence = bench.config.confidence
-    low, high, lost = percentile_interval(resampled, confidence)
-    below, above, _ = percentile_interval(resampled - bench.clinician_resampled, confidence)
-    difference = value - bench.clinician_return
-    return Estimate(value, low, high, difference, below, above, lost)
-
-
-def _fit_on_train(bench: _Bench, on_train: Floats, target: Floats) -> _FittedValues:
-    q = bench.design.fit(on_train, gamma=bench.config.gamma)
-    q_taken, v, outside = _apply(q, bench.test, target, bench.logged)
-    return _FittedValues(q_taken, v, outside, "training split")
-
-
-def _cross_fit(bench: _Bench, target: Floats) -> _FittedValues:
-    """Each test stay's Q from the other folds; the agent need not be asked about other stays."""
-    from sklearn.model_selection import GroupKFold  # scikit-learn takes a second to import
-
-    test, subjects = bench.test, bench.test.stays.subject_id
-    folds = min(_Q_FOLDS, len(np.unique(subjects)))
-    if folds < 2:
-        raise SupportError("cross-fitting Q needs the test stays of two patients or more")
-    q_taken, v, outside = np.zeros(len(target)), np.zeros(len(target)), 0.0
-    for fit, held_out in GroupKFold(folds).split(subjects, groups=subjects):
-        fit_rows, rows = (np.isin(test.stay_of_row, stays) for stays in (fit, held_out))
-        design = FQEDesign(test.select(fit), bench.config.fqe)
-        q = design.fit(target[fit_rows], gamma=bench.config.gamma)
-        part = test.select(held_out)
-        q_taken[rows], v[rows], share = _apply(q, part, target[rows], bench.logged[rows])
-        outside += share * float(part.n_decisions.sum() / test.n_decisions.sum())
-    return _FittedValues(q_taken, v, outside, f"{folds} patient-grouped folds of the test split")
-
-
-def _apply(
-    q: LinearQ, log: Trajectories, target: Floats, logged: Floats
-) -> tuple[Floats, Floats, float]:
-    """[R] q of the logged action, [R] v, and the share of both that rewards do not permit."""
-    values = q.values(log.observations())
-    q_taken, v = (values * logged).sum(1), (values * target).sum(1)
-    read = np.concatenate([q_taken[log.is_decision], v[log.is_decision]])
-    return q_taken, v, q.outside_share(read)
+        evaluation.check(name, agent)
+    rows = [evaluation.row(name, agent) for name, agent in agents.items()]
+    return evaluation.results([evaluation.clinicians(), *rows])
