@@ -1,5 +1,6 @@
 """What an environment needs from a model of patients: the contract between the packages."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
@@ -123,4 +124,44 @@ class Simulator(Protocol):
 
     def simulate(self, actions: NDArray[np.integer]) -> Simulation:
         """Predicts the next step under each action, leaving state and random stream untouched."""
+        ...
+
+
+Choose = Callable[[Patients], NDArray[np.integer]]
+"""The actions [n] for n patients who are at the same step."""
+
+
+@dataclass(frozen=True)
+class Treated:
+    """What became of n simulated patients, as the record of a cohort would tell it.
+
+    Attributes:
+        reward: [n, T] of each recorded decision; whether who lives on is alive at day 90 is paid in
+            expectation.
+        mask: [n, T] True while there were decisions; none for who was gone before a cohort counts.
+        present: [n] reached the first state.
+        mortality_90d: [n] death by day 90: 1 if within the record, else its probability.
+        hypotensive_hours: [n] after the first state, with a true mean arterial pressure below 65.
+        hours: [n] in the ICU after the first state.
+    """
+
+    reward: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    present: NDArray[np.bool_]
+    mortality_90d: NDArray[np.float64]
+    hypotensive_hours: NDArray[np.float64]
+    hours: NDArray[np.float64]
+
+
+class Ward(Protocol):
+    """Simulated patients whom anybody may treat from their first state on, each time anew."""
+
+    def __call__(self, n: int, seed: int, choose: Choose | None = None) -> Treated:
+        """Treats n patients; one seed gives the same patients and luck, whoever chooses.
+
+        Args:
+            n: How many.
+            seed: Of everything but the choices.
+            choose: Chooses at every state; the clinicians of the cohort do if not given.
+        """
         ...

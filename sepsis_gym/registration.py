@@ -7,9 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from sepsis_gym.dynamics import TransitionModel
+from sepsis_gym.dynamics import TransitionModel, Ward
 from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv, SepsisVectorEnv, SupportConfig
 from sepsis_gym.envs.vector import NEXT_STEP
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.reward import RewardConfig
 from sepsis_gym.trajectories import Split, Trajectories
@@ -166,6 +167,28 @@ def mechanistic_model(preprocessing: Preprocessing | None) -> TransitionModel:
     from world_models import MechanisticModel
 
     return MechanisticModel(preprocessing)
+
+
+def ward_of(trajectories: Trajectories) -> Ward:
+    """The patients that a synthetic cohort is a sample of, to be treated by anybody.
+
+    Raises:
+        ConfigError: The cohort is not synthetic, or built otherwise than a true value needs.
+    """
+    built = trajectories.manifest.config
+    if "synthetic" not in built:
+        raise ConfigError(
+            f"{trajectories.manifest.source}: no true value is known of real patients; "
+            "make a cohort with: sepsis-gym cohort synthetic"
+        )
+    from world_models.physiology.clinician import ClinicianConfig
+    from world_models.physiology.records.treated import MechanisticWard
+
+    return MechanisticWard(
+        trajectories.preprocessing,
+        ClinicianConfig(**built["synthetic"]["clinician"]),
+        RewardConfig(**built["reward"]),
+    )
 
 
 def make_sepsis_replay(

@@ -112,6 +112,7 @@ def assemble(
     *,
     source: str,
     credentialed: bool,
+    preprocessing: Preprocessing | None = None,
     build: dict[str, Any] | None = None,
     flow: tuple[tuple[str, int], ...] = (),
     notes: dict[str, int] | None = None,
@@ -123,12 +124,13 @@ def assemble(
         config: How to pair and split them.
         source: Name and version of the data source.
         credentialed: Whether rows may not be shared with third parties.
+        preprocessing: Scales and dose levels; fitted on the training split if not given.
         build: The source's own settings, for the manifest.
         flow: Cohort flow so far.
         notes: Counts of what the source dropped or repaired.
 
     Raises:
-        EmptyCohortError: There is no stay, or none in the training split.
+        EmptyCohortError: There is no stay, or none to fit on in the training split.
     """
     if not len(cohort.stays["stay_id"]):
         raise EmptyCohortError("no stay is left after the inclusion rules; see the cohort flow")
@@ -136,7 +138,7 @@ def assemble(
     lengths = np.diff(cohort.offsets)
     stay_of_row = np.repeat(np.arange(len(stays)), lengths)
     train = stays.split == "train"
-    if not train.any():
+    if preprocessing is None and not train.any():
         raise EmptyCohortError(
             f"none of the {len(stays)} stays falls into the training split; "
             "use more patients or another split_seed"
@@ -145,7 +147,8 @@ def assemble(
     decision[cohort.offsets[1:] - 1] = False
     previous, given, given_mean = _align_doses(cohort, decision, config)
     in_train = train[stay_of_row]
-    preprocessing = _fit(cohort, stays.static[train], given, in_train, decision, config)
+    if preprocessing is None:
+        preprocessing = _fit(cohort, stays.static[train], given, in_train, decision, config)
     values, age = _carry_forward(cohort, preprocessing)
     if config.scale_on == "imputed":
         preprocessing = preprocessing.rescaled(values[in_train])

@@ -305,7 +305,7 @@ def run(
     """
     n, people = len(ward.people), ward.people
     ends = _Ends.ahead(n, begin + hours)
-    rows: dict[str, list[NDArray[Any]]] = {name: [] for name in _RECORDED}
+    rows: dict[str, list[NDArray[Any]]] = {name: [] for name in RECORDED}
     for hour in range(begin, begin + hours):
         charted = ward.look(
             hour,
@@ -345,7 +345,8 @@ def run(
     )
 
 
-_RECORDED = ("readings", "charted", "bolus_l", "carrier_l_h", "dose", "flags", "hidden")
+RECORDED = ("readings", "charted", "bolus_l", "carrier_l_h", "dose", "flags", "hidden")
+"""Names of the hourly arrays of :class:`Courses`."""
 
 
 def _unseen(ward: Ward) -> dict[str, NDArray[np.float32]]:
