@@ -168,6 +168,7 @@ class Evaluation:
             reasons=("plain mean of the logged returns, nothing is reweighted",),
             estimates={"mean_return": value},
             safety=assess_safety(self.test, self._logged, self.config.guidelines),
+            action_frequency=self._mean_over_decisions(self._logged),
         )
 
     def row(self, name: str, agent: Agent) -> Row:
@@ -213,6 +214,7 @@ class Evaluation:
             reasons=(*reasons, *without),
             estimates=estimates,
             safety=assess_safety(test, own, config.guidelines),
+            action_frequency=self._mean_over_decisions(own),
             weights=weights,
             mean_rho_interval=(mean_rho.low, mean_rho.high),
             capped_share=capped,
@@ -221,6 +223,9 @@ class Evaluation:
             counts=dict(getattr(agent, "counts", {})),
             world_model_return=rollout,
         )
+
+    def _mean_over_decisions(self, probabilities: Floats) -> tuple[float, ...]:
+        return tuple(probabilities[self.test.is_decision].mean(0).tolist())
 
     def results(self, rows: Iterable[Row]) -> Results:
         """The table of these rows, with what must be read beside it."""

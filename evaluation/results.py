@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from rich import box
@@ -19,9 +20,11 @@ from evaluation.estimators import WeightDiagnostics
 from evaluation.rollout import RolloutValue
 from evaluation.safety import Rate, SafetyReport
 from evaluation.trust import Trust
+from evaluation.truth import TrueValue
+from sepsis_gym.errors import SourceError
 from sepsis_gym.files import whole_folder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DISCLAIMER = "Research software, never for patient care."
 _SIGNIFICANT_DIGITS = 9
 _POLICY_WIDTH = 14
@@ -68,8 +71,10 @@ class Row:
         q_source: Stays that Q was fitted on.
         q_outside_share: Share of fitted values beyond what rewards permit.
         safety: Adherence and dosing errors of the agent itself, not softened.
+        action_frequency: [25] mean probability of each action over the logged states, not softened.
         counts: The agent's own counters, such as invalid replies.
         world_model_return: Return in the environment given, if one was.
+        truth: What the evaluated policy is truly worth, on a synthetic cohort.
     """
 
     agent: str
@@ -78,6 +83,7 @@ class Row:
     reasons: tuple[str, ...]
     estimates: dict[str, Estimate]
     safety: SafetyReport
+    action_frequency: tuple[float, ...]
     weights: WeightDiagnostics | None = None
     mean_rho_interval: tuple[float, float] | None = None
     capped_share: float = 0.0
@@ -85,6 +91,7 @@ class Row:
     q_outside_share: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     world_model_return: RolloutValue | None = None
+    truth: TrueValue | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class Results:
         cohort: Source, hash and size of what was evaluated.
         config: Settings, plain JSON.
         notes: What must be read with the table.
+        versions: Of the software that scored, by name.
     """
 
     rows: tuple[Row, ...]
@@ -104,10 +112,35 @@ class Results:
     cohort: dict[str, Any]
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a number that does not exist is None, with a reason beside it."""
         return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **_plain(self)}
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Results":
+        """Reads what :meth:`save` wrote.
+
+        Args:
+            folder: Holds results.json.
+
+        Raises:
+            SourceError: The file is missing, broken, or of another version.
+        """
+        file = Path(folder) / "results.json"
+        if not file.is_file():
+            raise SourceError(f"{file}: no such file; name a folder written by evaluate")
+        try:
+            plain = json.loads(file.read_text(encoding="utf-8"))
+            version = plain["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"{file}: is no results file: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise SourceError(
+                f"{file}: format_version {version} is not {FORMAT_VERSION}; evaluate again"
+            )
+        return from_plain(plain, cls, source=file)
 
     def to_text(self, *, color: bool = False, width: int = 185) -> str:
         """The table, its warnings and notes; rows that are not ok are marked, and dim in color.
@@ -179,7 +212,7 @@ class Results:
                 (temporary / name).write_text(content, encoding="utf-8", newline="")
 
     def _csv(self) -> str:
-        flat = [_flatten(_plain(row)) for row in self.rows]
+        flat = [flatten(_plain(row)) for row in self.rows]
         out = io.StringIO()
         columns = list(dict.fromkeys(name for entry in flat for name in entry))
         writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -215,11 +248,39 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+_T = TypeVar("_T")
+
+
+def from_plain(plain: Mapping[str, Any], kind: type[_T], *, source: Path) -> _T:
+    """The dataclass that was written as plain JSON; null becomes NaN where a float is wanted.
+
+    Args:
+        plain: What the file held.
+        kind: Dataclass to make.
+        source: For the message.
+
+    Raises:
+        SourceError: A value is missing or of another type.
+    """
+    from cattrs import Converter, transform_error
+    from cattrs.errors import BaseValidationError
+
+    converter = Converter()
+    converter.register_structure_hook(
+        float, lambda value, _: float("nan") if value is None else float(value)
+    )
+    try:
+        return converter.structure(plain, kind)
+    except BaseValidationError as error:
+        raise SourceError(f"{source}: {transform_error(error)[0]}; evaluate again") from error
+
+
+def flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain JSON as one level of names; lists become text."""
     flat: dict[str, Any] = {}
     for name, value in entry.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}_")
+            flat |= flatten(value, f"{prefix}{name}_")
         elif isinstance(value, list):
             flat[prefix + name] = "; ".join(map(str, value))
         else:
