@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evaluation.ratio_of_sums import Floats as Floats
+from evaluation.ratio_of_sums import RatioOfSums
+
 Estimator = Callable[..., float]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,27 +33,6 @@ class _Log:
     discount: Floats
     q_taken: Floats
     v: Floats
-
-
-@dataclass(frozen=True)
-class _RatioOfSums:
-    """sum_k (sum_i numerator[i, k]) / (sum_i denominator[i, k]), both [N, K].
-
-    All estimators have this form, so a resample needs only how often it holds each stay.
-    """
-
-    numerator: Floats
-    denominator: Floats
-
-    def values(self, counts: Floats) -> Floats:
-        """[B] values of B resamples given their [B, N] stay counts."""
-        top, bottom = counts @ self.numerator, counts @ self.denominator
-        each = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
-        return each.sum(1)
-
-    def value(self) -> float:
-        """The estimate itself: every stay once."""
-        return float(self.values(np.ones((1, len(self.numerator))))[0])
 
 
 def _read(
@@ -98,28 +79,28 @@ def _read(
     )
 
 
-def _per_stay(numerator: Floats, denominator: Floats | None = None) -> _RatioOfSums:
+def _per_stay(numerator: Floats, denominator: Floats | None = None) -> RatioOfSums:
     over = np.ones(len(numerator)) if denominator is None else denominator
-    return _RatioOfSums(numerator[:, None], over[:, None])
+    return RatioOfSums(numerator[:, None], over[:, None])
 
 
-def _is_terms(log: _Log) -> _RatioOfSums:
+def _is_terms(log: _Log) -> RatioOfSums:
     return _per_stay(log.rho[:, -1] * (log.reward @ log.discount))
 
 
-def _wis_terms(log: _Log) -> _RatioOfSums:
+def _wis_terms(log: _Log) -> RatioOfSums:
     return _per_stay(log.rho[:, -1] * (log.reward @ log.discount), log.rho[:, -1])
 
 
-def _pdis_terms(log: _Log) -> _RatioOfSums:
+def _pdis_terms(log: _Log) -> RatioOfSums:
     return _per_stay((log.rho * log.reward) @ log.discount)
 
 
-def _wpdis_terms(log: _Log) -> _RatioOfSums:
-    return _RatioOfSums(log.rho * log.reward * log.discount, log.rho)
+def _wpdis_terms(log: _Log) -> RatioOfSums:
+    return RatioOfSums(log.rho * log.reward * log.discount, log.rho)
 
 
-def _dr_terms(log: _Log) -> _RatioOfSums:
+def _dr_terms(log: _Log) -> RatioOfSums:
     gamma = log.discount[1] if len(log.discount) > 1 else 0.0
     x = np.zeros(len(log.reward))
     for t in reversed(range(log.reward.shape[1])):
@@ -127,20 +108,20 @@ def _dr_terms(log: _Log) -> _RatioOfSums:
     return _per_stay(x)
 
 
-def _wdr_terms(log: _Log) -> _RatioOfSums:
+def _wdr_terms(log: _Log) -> RatioOfSums:
     residual = log.rho * (log.reward - log.q_taken) * log.discount
     baseline = log.rho_before * log.v * log.discount
-    return _RatioOfSums(
+    return RatioOfSums(
         np.concatenate([residual, baseline], axis=1),
         np.concatenate([log.rho, log.rho_before], axis=1),
     )
 
 
-def _direct_terms(log: _Log) -> _RatioOfSums:
+def _direct_terms(log: _Log) -> RatioOfSums:
     return _per_stay(log.v[:, 0])
 
 
-def _mean_rho_terms(log: _Log) -> _RatioOfSums:
+def _mean_rho_terms(log: _Log) -> RatioOfSums:
     return _per_stay(log.rho[:, -1])
 
 
@@ -267,7 +248,7 @@ def _ess(rho: Floats) -> Floats:
     return np.divide(total**2, square, out=np.full(total.shape, np.nan), where=square > 0)
 
 
-_TERMS: dict[Estimator, Callable[[_Log], _RatioOfSums]] = {
+_TERMS: dict[Estimator, Callable[[_Log], RatioOfSums]] = {
     importance_sampling: _is_terms,
     weighted_importance_sampling: _wis_terms,
     per_decision_importance_sampling: _pdis_terms,
@@ -282,6 +263,43 @@ _TERMS: dict[Estimator, Callable[[_Log], _RatioOfSums]] = {
 def resample_index(n: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """[resamples, n] positions of stays drawn with replacement."""
     return rng.integers(0, n, (resamples, n))
+
+
+def resample_counts(index: NDArray[np.integer], n: int) -> Floats:
+    """[B, n] how often each resample holds each stay, from [B, M] positions.
+
+    Raises:
+        ValueError: A position is not from 0 to n - 1.
+    """
+    if index.ndim != 2 or not index.size or index.min() < 0 or index.max() >= n:
+        raise ValueError(f"index must be [B, M] positions from 0 to {n - 1}, got {index.shape}")
+    flat = index + n * np.arange(len(index))[:, None]
+    counts = np.bincount(flat.ravel(), minlength=len(index) * n).reshape(len(index), n)
+    return counts.astype(np.float64)
+
+
+def terms(
+    estimator: Estimator,
+    reward: ArrayLike,
+    ratio: ArrayLike,
+    mask: ArrayLike,
+    *,
+    gamma: float,
+    q_taken: ArrayLike | None = None,
+    v: ArrayLike | None = None,
+) -> RatioOfSums:
+    """What an estimator adds up, stay by stay; arguments as :func:`bootstrap`.
+
+    Raises:
+        ValueError: The estimator is not known here, or an argument has the wrong shape.
+    """
+    if estimator not in _TERMS:
+        raise ValueError(f"cannot resample {estimator!r}; it must be an estimator of this module")
+    if estimator in (doubly_robust, weighted_doubly_robust) and (q_taken is None or v is None):
+        raise ValueError("the doubly robust estimators need q_taken and v")
+    if estimator is direct_method and v is None:
+        raise ValueError("direct_method needs v")
+    return _TERMS[estimator](_read(reward, ratio, mask, gamma, q_taken, v))
 
 
 def bootstrap(
@@ -313,33 +331,8 @@ def bootstrap(
     Raises:
         ValueError: The estimator is not known here, or an argument has the wrong shape.
     """
-    if estimator not in _TERMS:
-        raise ValueError(f"cannot resample {estimator!r}; it must be an estimator of this module")
-    if estimator in (doubly_robust, weighted_doubly_robust) and (q_taken is None or v is None):
-        raise ValueError("the doubly robust estimators need q_taken and v")
-    if estimator is direct_method and v is None:
-        raise ValueError("direct_method needs v")
-    terms = _TERMS[estimator](_read(reward, ratio, mask, gamma, q_taken, v))
-    n = len(terms.numerator)
-    if index.ndim != 2 or not index.size or index.min() < 0 or index.max() >= n:
-        raise ValueError(f"index must be [B, M] positions from 0 to {n - 1}, got {index.shape}")
-    flat = index + n * np.arange(len(index))[:, None]
-    counts = np.bincount(flat.ravel(), minlength=len(index) * n).reshape(len(index), n)
-    return terms.values(counts.astype(np.float64))
-
-
-def percentile_interval(values: Floats, confidence: float) -> tuple[float, float, int]:
-    """Percentile bootstrap interval of [B] values: low, high, and how many were NaN.
-
-    Lost resamples are left out and counted; without any value left the ends are NaN.
-    """
-    kept = values[~np.isnan(values)]
-    lost = len(values) - len(kept)
-    if not len(kept):
-        return float("nan"), float("nan"), lost
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(kept, (tail, 1 - tail))
-    return float(low), float(high), lost
+    added = terms(estimator, reward, ratio, mask, gamma=gamma, q_taken=q_taken, v=v)
+    return added.values(resample_counts(index, len(added.numerator)))
 
 
 @dataclass(frozen=True)

@@ -1,85 +1,119 @@
-"""Q of a target policy at the evaluated stays, fitted on other stays than those it is read at."""
+"""Q of a target policy at the evaluated stays, each stay's from fits that left its fold out."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.estimators import Floats
-from evaluation.fqe import FQEConfig, FQEDesign, LinearQ
+from evaluation.fqe import FQEConfig, FQEDesign, action_basis
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import SupportError
 from sepsis_gym.trajectories import Trajectories
 
-_FOLDS = 5
-
 
 @dataclass(frozen=True)
 class QValues:
-    """What the doubly robust estimators need of Q, at every row of the evaluated stays.
+    """What the estimators need of Q, at every row of the evaluated stays.
 
     Attributes:
         q_taken: [R] Q of the logged action, 0 in final states.
         v: [R] expectation of Q over the target's actions.
-        outside_share: Share of both that no sequence of rewards permits.
+        resampled: [B] mean of v over the first states, with Q fitted again in each resample.
+        outside_share: Share of ``q_taken`` and ``v`` that no sequence of rewards permits.
         source: Stays that Q was fitted on.
     """
 
     q_taken: Floats
     v: Floats
+    resampled: Floats
     outside_share: float
     source: str
 
 
-def q_from_train(
-    design: FQEDesign, on_train: Floats, test: Trajectories, on_test: Floats, *, gamma: float
-) -> QValues:
-    """Q fitted on the training split.
-
-    Args:
-        design: Of the training split.
-        on_train: [R_train, 25] probabilities of the target there.
-        test: Evaluated stays.
-        on_test: [R, 25] probabilities of the target there.
-        gamma: Discount per step.
-    """
-    q_taken, v, outside = _read(design.fit(on_train, gamma=gamma), test, on_test)
-    return QValues(q_taken, v, outside, "training split")
-
-
-def cross_fitted_q(
-    test: Trajectories, on_test: Floats, config: FQEConfig, *, gamma: float
-) -> QValues:
-    """Each stay's Q from the other folds; the agent need not be asked about other stays.
-
-    Args:
-        test: Evaluated stays.
-        on_test: [R, 25] probabilities of the target there.
-        config: How Q is fitted.
-        gamma: Discount per step.
+def patient_folds(subjects: NDArray[np.integer], folds: int) -> NDArray[np.int64]:
+    """[N] fold of each stay, from 0; all stays of a patient share one.
 
     Raises:
         SupportError: The stays are those of one patient.
     """
     from sklearn.model_selection import GroupKFold  # scikit-learn takes a second to import
 
-    subjects = test.stays.subject_id
-    folds = min(_FOLDS, len(np.unique(subjects)))
-    if folds < 2:
+    used = min(folds, len(np.unique(subjects)))
+    if used < 2:
         raise SupportError("cross-fitting Q needs the test stays of two patients or more")
-    q_taken, v, outside = np.zeros(len(on_test)), np.zeros(len(on_test)), 0.0
-    for fit, held_out in GroupKFold(folds).split(subjects, groups=subjects):
-        fit_rows, rows = (np.isin(test.stay_of_row, stays) for stays in (fit, held_out))
-        q = FQEDesign(test.select(fit), config).fit(on_test[fit_rows], gamma=gamma)
-        part = test.select(held_out)
-        q_taken[rows], v[rows], share = _read(q, part, on_test[rows])
-        outside += share * float(part.n_decisions.sum() / test.n_decisions.sum())
-    return QValues(q_taken, v, outside, f"{folds} patient-grouped folds of the test split")
+    fold = np.zeros(len(subjects), np.int64)
+    for number, (_, held_out) in enumerate(GroupKFold(used).split(subjects, groups=subjects)):
+        fold[held_out] = number
+    return fold
 
 
-def _read(q: LinearQ, log: Trajectories, target: Floats) -> tuple[Floats, Floats, float]:
-    """[R] q of the logged action, [R] v, and the share of both that rewards do not permit."""
-    decision = log.is_decision
-    values = q.values(log.observations())
-    logged = np.where(decision[:, None], np.eye(N_ACTIONS)[log.action], 0.0)
-    q_taken, v = (values * logged).sum(1), (values * target).sum(1)
-    return q_taken, v, q.outside_share(np.concatenate([q_taken[decision], v[decision]]))
+class CrossFit:
+    """Cross-fitted Q of any number of targets; the regressions' designs are built once."""
+
+    def __init__(
+        self,
+        log: Trajectories,
+        besides: int,
+        counts: Floats,
+        config: FQEConfig,
+        *,
+        gamma: float,
+        folds: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Builds the designs.
+
+        Args:
+            log: Stays; the evaluated ones come last.
+            besides: How many stays come before them, on which every Q is fitted as well.
+            counts: [B, N] how often each resample holds each evaluated stay; Q is fitted again in
+                each, with the stays before them resampled as well.
+            config: How Q is fitted.
+            gamma: Discount per step.
+            folds: How many; fewer if there are fewer patients.
+            rng: Resamples the stays before the evaluated ones.
+
+        Raises:
+            SupportError: The evaluated stays are those of one patient.
+        """
+        self._evaluated, self._counts = log.select(np.arange(besides, len(log))), counts
+        fold = patient_folds(self._evaluated.stays.subject_id, folds)
+        self._fold_of_row = fold[self._evaluated.stay_of_row]
+        self.source = f"other patients, {int(fold.max()) + 1} folds of the evaluated stays"
+        if besides:
+            drawn = rng.multinomial(besides, np.full(besides, 1 / besides), len(counts))
+            counts = np.concatenate([drawn, counts], axis=1)
+            fold = np.concatenate([np.full(besides, -1), fold])
+            self.source += " and the training split"
+        self._design = FQEDesign(log, config, gamma=gamma, folds=fold, counts=counts)
+        self.source += f", ridge {self._design.ridge:g}"
+
+    def __call__(self, target: Floats) -> QValues:
+        """Q of a target, given by its [R, 25] probabilities at every row of the log."""
+        evaluated, design = self._evaluated, self._design
+        fits = design.fit_all(target)
+        target = target[len(target) - len(evaluated.is_decision) :]
+        decision, observations = evaluated.is_decision, evaluated.observations()
+        logged = np.where(decision[:, None], np.eye(N_ACTIONS)[evaluated.action], 0.0)
+        q_taken, v = np.zeros(len(target)), np.zeros(len(target))
+        for fold, weights in enumerate(fits[:, 0]):
+            rows = self._fold_of_row == fold
+            values = design.q(weights).values(observations[rows])
+            q_taken[rows], v[rows] = (values * logged[rows]).sum(1), (values * target[rows]).sum(1)
+        outside = design.q(fits[0, 0]).outside_share(
+            np.concatenate([q_taken[decision], v[decision]])
+        )
+        return QValues(q_taken, v, self._start_values(fits[:, 1:], target), outside, self.source)
+
+    def _start_values(self, fits: Floats, target: Floats) -> Floats:
+        """[B] mean v of the first states in each resample, from [fits, B, 178] weights."""
+        first = self._evaluated.offsets[:-1]
+        features = self._design.features(
+            self._evaluated.observations()[first], target[first] @ action_basis()
+        )
+        total = np.zeros(len(self._counts))
+        for fold, weights in enumerate(fits):
+            inside = self._fold_of_row[first] == fold
+            total += ((self._counts[:, inside] @ features[inside]) * weights).sum(1)
+        return total / self._counts.sum(1)

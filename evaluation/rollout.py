@@ -6,7 +6,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from evaluation.estimators import Floats, percentile_interval, resample_index
+from evaluation.estimators import Floats, resample_index
+from evaluation.intervals import percentile_interval
 from sepsis_gym.agent import Agent, BatchAgent, prepare
 from sepsis_gym.errors import ConfigError
 

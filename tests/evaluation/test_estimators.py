@@ -14,7 +14,6 @@ from evaluation.estimators import (
     importance_sampling,
     mean_cumulative_ratio,
     per_decision_importance_sampling,
-    percentile_interval,
     resample_index,
     support_lost_at,
     weight_diagnostics,
@@ -22,6 +21,7 @@ from evaluation.estimators import (
     weighted_importance_sampling,
     weighted_per_decision_importance_sampling,
 )
+from evaluation.intervals import percentile_interval
 
 # Two stays, worked by hand: pi_target / pi_behavior is .5/.25, .5/.5 and .25/.5.
 REWARD = np.array([[0.0, 10.0], [4.0, 0.0]])

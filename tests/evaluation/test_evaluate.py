@@ -75,7 +75,7 @@ def test_clinicians_are_the_plain_mean_return(results, trajectories):
 def test_rows_are_complete(results):
     assert [row.agent for row in results.rows] == ["clinicians", "constant", "random", "walked"]
     for row in results.rows[1:]:
-        assert set(row.estimates) == {"wis", "wpdis", "dr", "wdr", "fqe"}
+        assert set(row.estimates) == {"is", "wis", "pdis", "wpdis", "dr", "wdr", "fqe"}
         for estimate in row.estimates.values():
             assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
             clinicians = results.rows[0].estimates["mean_return"].value
@@ -95,8 +95,8 @@ def test_walking_the_replay_equals_asking_in_batch(results, trajectories):
     _, _, batch, walked = results.rows
     for method in ("wis", "wpdis"):
         assert walked.estimates[method] == batch.estimates[method]
-    assert batch.q_source == "training split"
-    assert "folds of the test split" in walked.q_source
+    assert "and the training split" in batch.q_source
+    assert "5 folds of the evaluated stays, ridge" in walked.q_source
     agent = FixedAgent(UNIFORM)
     test = trajectories.split("test")
     probabilities = agent_probabilities("walked", agent, test)
