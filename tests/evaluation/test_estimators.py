@@ -2,8 +2,6 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from evaluation import estimators
 from evaluation.estimators import (
@@ -102,21 +100,6 @@ def test_variable_lengths_by_hand_with_q():
     assert weighted_per_decision_importance_sampling(
         reward, ratio, mask, gamma=0.5
     ) == pytest.approx((2 + 2) / 2.5 + 0.5 * 2 / 1.5 + 0.25 * 9 / 3.5)
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_on_policy_every_estimator_is_the_mean_return(seed, gamma):
-    rng = np.random.default_rng(seed)
-    mask = np.arange(6) < rng.integers(1, 7, 9)[:, None]
-    reward = rng.normal(0, 5, mask.shape)
-    ratio = np.ones(mask.shape)
-    mean = (np.where(mask, reward, 0) * gamma ** np.arange(6)).sum(1).mean()
-    for estimator in BY_HAND:
-        if estimator not in (direct_method, mean_cumulative_ratio):
-            # Any q will do for the unweighted form as long as v equals it.
-            value = call(estimator, reward, ratio, mask, gamma, reward, reward)
-            assert value == pytest.approx(mean, abs=1e-8), estimator.__name__
-    assert effective_sample_size(reward, ratio, mask) == pytest.approx(9)
 
 
 def test_no_support_is_nan_and_tells_the_step():
