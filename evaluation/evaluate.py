@@ -217,7 +217,8 @@ class Evaluation:
         """
         self.check(name, agent)
         config, test = self.config, self.test
-        own = agent_probabilities(name, agent, test, self._model)
+        answers = agent_probabilities(name, agent, test, self._model)
+        own = answers.probabilities
         softening = config.softening if own.min() < config.softening / N_ACTIONS else 0.0
         target = soften(own, softening)
         fitted = self._q_values(name, agent, target, softening)
@@ -239,6 +240,8 @@ class Evaluation:
         )
         if capped:
             reasons = (*reasons, f"{capped:.1%} of the ratios cut to {cap:g}")
+        if answers.samples is not None:
+            reasons = (*reasons, f"probabilities are shares of {answers.samples} answers per state")
         rollout, without = self._rollout(agent)
         return Row(
             agent=name,
@@ -290,7 +293,7 @@ class Evaluation:
     def _q_values(self, name: str, agent: Agent, target: Floats, softening: float) -> QValues:
         if not isinstance(agent, BatchAgent):
             return self._q_of_test(target)
-        on_train = soften(agent_probabilities(name, agent, self.train), softening)
+        on_train = soften(agent_probabilities(name, agent, self.train).probabilities, softening)
         return self._q_with_train(np.concatenate([on_train, target]))
 
     def _rollout(self, agent: Agent) -> tuple[RolloutValue | None, tuple[str, ...]]:

@@ -1,15 +1,39 @@
 """The target policy: what an agent would give in each logged state."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 from tqdm import tqdm
 
 from evaluation.estimators import Floats
 from sepsis_gym.actions import N_ACTIONS
-from sepsis_gym.agent import Agent, BatchAgent, prepare
+from sepsis_gym.agent import Agent, BatchAgent, ConcurrentAgent, SampledAgent, prepare
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.trajectories import Trajectories
 
 _SUM_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ActionProbabilities:
+    """What an agent would give in each row of a log.
+
+    Shares of sampled answers are unbiased, and since each row has answers of its own, their errors
+    are independent between stays: resampling the stays carries them into an interval, as it carries
+    what differs between patients, and to redraw the shares as well would count them twice. They
+    cost effective sample size.
+
+    Attributes:
+        probabilities: [R, 25]; uniform in final states of walked stays, where none is asked.
+        samples: Answers behind each row; None if the probabilities are exact.
+    """
+
+    probabilities: Floats
+    samples: int | None = None
 
 
 def soften(probabilities: Floats, share: float) -> Floats:
@@ -19,11 +43,11 @@ def soften(probabilities: Floats, share: float) -> Floats:
 
 def agent_probabilities(
     name: str, agent: Agent, trajectories: Trajectories, model: TransitionModel | None = None
-) -> Floats:
+) -> ActionProbabilities:
     """Asks an agent about every logged state.
 
     Batch agents get the array of observations. Others are walked through each stay, seeing the
-    logged states whatever they would have done.
+    logged states whatever they would have done; those that can, many stays at a time.
 
     Args:
         name: For messages.
@@ -31,31 +55,53 @@ def agent_probabilities(
         trajectories: The stays.
         model: What :meth:`~sepsis_gym.dynamics.Simulator.simulate` asks on the way.
 
-    Returns:
-        [R, 25] probabilities; uniform in final states of walked stays, where none is asked.
-
     Raises:
         ValueError: An answer is no probability distribution over the 25 actions.
     """
+    samples = agent.probability_samples if isinstance(agent, SampledAgent) else None
     if isinstance(agent, BatchAgent):
         agent.reset()
         answers = np.asarray(agent.batch_probabilities(trajectories.observations()), np.float64)
         _check(name, answers, len(trajectories.is_decision))
-        return answers
+        return ActionProbabilities(answers, samples)
+    walk = partial(_walk, name, agent, trajectories, model)
+    stays = range(len(trajectories))
+    with _workers(agent) as each:
+        walked = tqdm(each(walk, stays), desc=name, total=len(stays), unit="stay", disable=None)
+        return ActionProbabilities(np.concatenate(list(walked)), samples)
+
+
+@contextmanager
+def _workers(agent: Agent) -> Iterator[Callable[..., Iterable[Floats]]]:
+    """What maps over stays, in their order; after an error no further stay is begun."""
+    if not isinstance(agent, ConcurrentAgent) or agent.workers == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(agent.workers) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _walk(
+    name: str, agent: Agent, log: Trajectories, model: TransitionModel | None, position: int
+) -> Floats:
+    """[T + 1, 25] answers in one stay."""
     from sepsis_gym.envs.replay import SepsisReplayEnv
 
-    env = SepsisReplayEnv(trajectories, model=model)
-    answers = np.full((len(trajectories.is_decision), N_ACTIONS), 1 / N_ACTIONS)
-    stays = trajectories.stays.stay_id.tolist()
-    for position, stay in enumerate(tqdm(stays, desc=name, unit="stay", disable=None)):
-        observation, info = env.reset(options={"stay_id": stay})
-        prepare(agent, env)
-        first, last = trajectories.offsets[position], trajectories.offsets[position + 1] - 1
-        for row in range(first, last):
-            answer = np.asarray(agent.action_probabilities(observation, info), np.float64)
-            _check(f"{name}, stay {stay}, step {row - first}", answer[None], 1)
-            answers[row] = answer
-            observation, _, _, _, info = env.step(int(trajectories.action[row]))
+    stay = log.select(np.array([position]))
+    env = SepsisReplayEnv(stay, model=model)
+    own = agent.session() if isinstance(agent, ConcurrentAgent) else agent
+    answers = np.full((len(stay.action), N_ACTIONS), 1 / N_ACTIONS)
+    observation, info = env.reset(options={"stay_id": stay.stays.stay_id.item()})
+    prepare(own, env)
+    for step, action in enumerate(stay.action[:-1].tolist()):
+        answer = np.asarray(own.action_probabilities(observation, info), np.float64)
+        _check(f"{name}, stay {info['stay_id']}, step {step}", answer[None], 1)
+        answers[step] = answer
+        observation, _, _, _, info = env.step(action)
     return answers
 
 

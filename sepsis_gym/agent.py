@@ -51,6 +51,29 @@ class SimulatingAgent(Agent, Protocol):
         ...
 
 
+@runtime_checkable
+class ConcurrentAgent(Agent, Protocol):
+    """An agent that spends its time waiting, so that many stays are walked at once."""
+
+    workers: int
+    """Stays at a time."""
+
+    def session(self) -> Agent:
+        """The same policy for one stay, safe to use in a thread of its own.
+
+        What it gives may depend on that stay alone, so that no result depends on the threads.
+        """
+        ...
+
+
+@runtime_checkable
+class SampledAgent(Agent, Protocol):
+    """An agent that may know its action probabilities only as shares of sampled answers."""
+
+    probability_samples: int | None
+    """Independent answers behind each state's probabilities; None where they are exact."""
+
+
 def prepare(agent: Agent, env: gym.Env[Any, Any]) -> None:
     """Makes the agent ready for a new episode in ``env``."""
     agent.reset()

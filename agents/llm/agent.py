@@ -1,8 +1,10 @@
 """The language-model agent: propose, simulate, prescribe."""
 
+import copy
 import json
+import threading
 from collections import Counter, deque
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +31,8 @@ class LLMAgent:
 
     Attributes:
         counts: Decisions, simulations, repairs, decisions left to the fallback, tokens; since
-            construction.
-        transcript: Dialogue of every decision of the present stay.
+            construction, those of all sessions together.
+        transcript: Dialogues of the present stay, one per decision or sampled decision.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class LLMAgent:
         simulate: bool = True,
         max_simulations: int = 3,
         max_repairs: int = 2,
+        samples: int | None = None,
+        workers: int = 1,
     ) -> None:
         """Sets the agent up.
 
@@ -53,14 +57,25 @@ class LLMAgent:
             max_simulations: Simulations per decision; further calls are refused and count as
                 repairs.
             max_repairs: Invalid replies per decision that are answered with what is wrong.
+            samples: Decisions drawn per state for its action probabilities, from a backend that
+                samples (temperature above 0); None for the one decision of temperature 0.
+            workers: Stays that the server is asked about at a time, see :meth:`session`.
+
+        Raises:
+            ConfigError: ``samples`` or ``workers`` is below 1.
         """
+        if (samples is not None and samples < 1) or workers < 1:
+            raise ConfigError(f"samples and workers must be 1 or more, got {samples} and {workers}")
         self.backend = backend
         self.preprocessing = preprocessing
         self.fallback = fallback
         self.simulate = simulate
         self.max_simulations = max_simulations
         self.max_repairs = max_repairs
+        self.probability_samples = samples
+        self.workers = workers
         self.counts: dict[str, int] = dict.fromkeys(_COUNTED, 0)
+        self._counting = threading.Lock()
         self._simulator: Simulator | None = None
         self.reset()
 
@@ -68,8 +83,19 @@ class LLMAgent:
         """Forgets the last stay."""
         self.transcript: list[list[Message]] = []
         self._history: deque[str] = deque(maxlen=_HISTORY_STEPS)
-        self._decided: tuple[int, int] | None = None  # step and its action
+        self._present: Info | None = None  # where the decisions below were made
+        self._decisions: list[int] = []
         self.fallback.reset()
+
+    def session(self) -> Self:
+        """The same agent with a memory of its own; backend and counts are shared.
+
+        The fallback starts each session as it is now, so that its draws are those of the stay.
+        """
+        session = copy.copy(self)
+        session.fallback = copy.deepcopy(self.fallback)
+        session.reset()
+        return session
 
     def bind(self, simulator: Simulator) -> None:
         """Keeps the environment to simulate in."""
@@ -81,23 +107,28 @@ class LLMAgent:
         Raises:
             ConfigError: The simulator may be used but none was bound.
         """
-        if self._decided is None or self._decided[0] != info["step"]:
-            self._decided = (info["step"], self._decide(observation, info))
-            self._history.append(prompt.history_line(info))
-        return self._decided[1]
+        return self._decide_times(1, observation, info)[0]
 
     def action_probabilities(
         self, observation: NDArray[np.float32], info: Info
     ) -> NDArray[np.float64]:
-        """One-hot of the decision, [25]: at temperature 0 the model has no other."""
-        probabilities = np.zeros(N_ACTIONS)
-        probabilities[self.act(observation, info)] = 1.0
-        return probabilities
+        """Shares of the sampled decisions, [25]; of one decision at temperature 0."""
+        decisions = self._decide_times(self.probability_samples or 1, observation, info)
+        return np.bincount(decisions, minlength=N_ACTIONS) / len(decisions)
 
-    def _decide(self, observation: NDArray[np.float32], info: Info) -> int:
+    def _decide_times(self, n: int, observation: NDArray[np.float32], info: Info) -> list[int]:
+        if self._present is None or self._present["step"] != info["step"]:
+            if self._present is not None:
+                self._history.append(prompt.history_line(self._present))
+            self._present, self._decisions = info, []
+        while len(self._decisions) < n:
+            self._decisions.append(self._decide(observation, info, len(self._decisions)))
+        return self._decisions[:n]
+
+    def _decide(self, observation: NDArray[np.float32], info: Info, draw: int) -> int:
         if self.simulate and self._simulator is None:
             raise ConfigError("the agent may simulate but has no environment: call prepare() first")
-        self.counts["decisions"] += 1
+        self._count("decisions")
         messages: list[Message] = [
             {
                 "role": "system",
@@ -108,20 +139,25 @@ class LLMAgent:
         self.transcript.append(messages)
         spent: Counter[str] = Counter()
         while spent["repairs"] <= self.max_repairs:
-            reply = self.backend.complete(messages, prompt.tools(simulate=self.simulate))
-            self.counts["tokens"] += reply.tokens
+            tools = prompt.tools(simulate=self.simulate)
+            reply = self.backend.complete(messages, tools, draw=draw)
+            self._count("tokens", reply.tokens)
             messages.append(reply.to_message())
             try:
                 action = self._follow(reply, messages, spent)
             except AgentReplyError as error:
                 spent["repairs"] += 1
-                self.counts["repairs"] += spent["repairs"] <= self.max_repairs
+                self._count("repairs", spent["repairs"] <= self.max_repairs)
                 messages += _correction(reply, str(error))
                 continue
             if action is not None:
                 return action
-        self.counts["fallbacks"] += 1
+        self._count("fallbacks")
         return self.fallback.act(observation, info)
+
+    def _count(self, name: str, n: int = 1) -> None:
+        with self._counting:
+            self.counts[name] += n
 
     def _follow(self, reply: Reply, messages: list[Message], spent: Counter[str]) -> int | None:
         """Does what a valid reply asks for; the action if it prescribes."""
@@ -138,7 +174,7 @@ class LLMAgent:
             raise AgentReplyError("no simulation is left for this decision: prescribe")
         actions = _candidates(_arguments(call))
         spent["simulations"] += 1
-        self.counts["simulations"] += 1
+        self._count("simulations")
         if self._simulator is None:
             raise ConfigError("no environment to simulate in: call prepare() first")
         simulation = self._simulator.simulate(np.array(actions))

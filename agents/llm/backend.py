@@ -1,13 +1,15 @@
 """How a chat model is reached: any OpenAI-compatible server."""
 
 import ipaddress
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from sepsis_gym.errors import BackendError, ConfigError
 
 Message = dict[str, Any]
+_TOP_TOKENS = 20  # the most that OpenAI and an unconfigured vLLM give
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,16 @@ class Reply:
 
 
 class ChatBackend(Protocol):
-    """A chat model that can call tools."""
+    """A chat model that can call tools; may be asked from several threads."""
 
-    def complete(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Reply:
-        """Answers a dialogue."""
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
+    ) -> Reply:
+        """Answers a dialogue; ``draw`` tells independent answers to the same dialogue apart."""
+        ...
+
+    def next_token(self, messages: Sequence[Message]) -> dict[str, float]:
+        """Probabilities of the most likely first tokens of an answer, by their text."""
         ...
 
 
@@ -69,7 +77,7 @@ class Sampling:
     Attributes:
         temperature: 0 for the most likely reply.
         max_tokens: Longest reply.
-        seed: Passed to the server.
+        seed: Passed to the server, with the number of the draw added.
         timeout_s: Longest wait for one reply.
         retries: Attempts after a failed request, with growing pauses.
     """
@@ -137,30 +145,28 @@ class OpenAIBackend:
                 "on this machine or allow the host (--allow-host)"
             )
 
-    def complete(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> Reply:
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
+    ) -> Reply:
         """Answers a dialogue.
+
+        Args:
+            messages: The dialogue.
+            tools: What the model may call; none for plain text.
+            draw: Which of several independent answers.
 
         Raises:
             BackendError: The server cannot be reached or refuses, after all retries, or answers
                 without a choice.
         """
-        from openai import APIError
-
-        request: Any = {"messages": list(messages), "tools": list(tools)}
-        try:
-            answer = self._client.chat.completions.create(
-                model=self.model,
-                temperature=self.sampling.temperature,
-                max_tokens=self.sampling.max_tokens,
-                seed=self.sampling.seed,
-                tool_choice="auto",
-                **request,
-            )
-        except APIError as error:
-            where = self._client.base_url
-            raise BackendError(f"{self.model} at {where} gave no reply: {error}") from error
-        if not getattr(answer, "choices", None):
-            raise BackendError(f"{self.model} answered without a choice")
+        calling = {"tools": list(tools), "tool_choice": "auto"} if tools else {}
+        answer = self._ask(
+            messages,
+            temperature=self.sampling.temperature,
+            max_tokens=self.sampling.max_tokens,
+            seed=self.sampling.seed + draw,
+            **calling,
+        )
         message = answer.choices[0].message
         calls = tuple(
             ToolCall(call.id, call.function.name, call.function.arguments)
@@ -169,6 +175,34 @@ class OpenAIBackend:
         )
         tokens = answer.usage.total_tokens if answer.usage else 0
         return Reply(message.content or "", calls, tokens)
+
+    def next_token(self, messages: Sequence[Message]) -> dict[str, float]:
+        """Probabilities of the most likely first tokens of an answer.
+
+        Raises:
+            BackendError: As :meth:`complete`, or the server gives no token log-probabilities.
+        """
+        answer = self._ask(
+            messages, temperature=0.0, max_tokens=1, logprobs=True, top_logprobs=_TOP_TOKENS
+        )
+        given = answer.choices[0].logprobs
+        if given is None or not given.content:
+            raise BackendError(f"{self.model} gave no token log-probabilities: draw samples")
+        return {token.token: math.exp(token.logprob) for token in given.content[0].top_logprobs}
+
+    def _ask(self, messages: Sequence[Message], **request: Any) -> Any:
+        from openai import APIError
+
+        try:
+            answer = self._client.chat.completions.create(
+                model=self.model, messages=cast(Any, list(messages)), **request
+            )
+        except APIError as error:
+            where = self._client.base_url
+            raise BackendError(f"{self.model} at {where} gave no reply: {error}") from error
+        if not getattr(answer, "choices", None):
+            raise BackendError(f"{self.model} answered without a choice")
+        return answer
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,8 +10,15 @@ import pytest
 from agents import make_agent
 from agents.llm import LLMAgent, OpenAIBackend, Sampling
 from agents.llm import prompt as prompts
+from evaluation.target import agent_probabilities
 from sepsis_gym.actions import encode_action
-from sepsis_gym.agent import SimulatingAgent, prepare, run_episode
+from sepsis_gym.agent import (
+    ConcurrentAgent,
+    SampledAgent,
+    SimulatingAgent,
+    prepare,
+    run_episode,
+)
 from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv
 from sepsis_gym.errors import BackendError, ConfigError
 from sepsis_gym.features import FEATURE_INDEX
@@ -56,14 +63,18 @@ class Server:
         self.script, self.requests = list(script), []
 
     def __call__(self, request):
-        self.requests.append(json.loads(request.content))
-        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        asked = json.loads(request.content)
+        self.requests.append(asked)
+        answer = self.answer(asked)
         if isinstance(answer, int):
             return httpx.Response(answer, headers={"retry-after-ms": "1"}, json={"error": {}})
         choice = {"index": 0, "finish_reason": "stop", "message": answer}
         usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
         body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
         return httpx.Response(200, json={**body, "choices": [choice], "usage": usage})
+
+    def answer(self, asked):
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
 def agent_on(server, preprocessing, **settings):
@@ -187,6 +198,58 @@ def test_one_decision_is_asked_for_once(toy_model):
     assert probabilities[action] == 1
     assert probabilities.sum() == 1
     assert len(server.requests) == 1
+
+
+class Sampler(Server):
+    """Prescribes by what it is asked and by the seed alone."""
+
+    def answer(self, asked):
+        text = asked["messages"][1]["content"] + str(asked["seed"])
+        return tool_calls(("prescription", {"iv_fluid": hash(text) % 3, "vasopressor": 0}))
+
+
+def test_action_probabilities_are_shares_of_independent_samples(toy_model):
+    server = Sampler()
+    env = SepsisEnv(toy_model)
+    observation, info = env.reset(seed=0)
+    agent = agent_on(server, env.preprocessing, simulate=False, samples=12)
+    prepare(agent, env)
+    action = agent.act(observation, info)
+    probabilities = agent.action_probabilities(observation, info)
+    assert [request["seed"] for request in server.requests] == list(range(12))
+    assert probabilities.sum() == pytest.approx(1)
+    assert probabilities[action] > 0
+    assert (probabilities * 12 == np.round(probabilities * 12)).all()
+    assert agent.counts["decisions"] == len(agent.transcript) == 12
+    assert agent.act(observation, info) == action
+    assert isinstance(agent, SampledAgent)
+    with pytest.raises(ConfigError, match="samples"):
+        agent_on(server, env.preprocessing, samples=0)
+
+
+def test_sessions_answer_alike_and_count_together(trajectories):
+    part = trajectories.select(np.arange(8))
+    answers = {}
+    for workers in (1, 4):
+        agent = agent_on(Sampler(), part.preprocessing, simulate=False, workers=workers)
+        assert isinstance(agent, ConcurrentAgent)
+        answers[workers] = agent_probabilities("llm", agent, part).probabilities
+        assert agent.counts["decisions"] == part.n_decisions.sum()
+        assert agent.counts["tokens"] == 100 * part.n_decisions.sum()
+    np.testing.assert_array_equal(answers[1], answers[4])
+    assert len(np.unique(answers[1][part.is_decision], axis=0)) == 3
+
+
+def test_the_fallback_draws_alike_in_every_stay_whatever_the_threads(trajectories):
+    part = trajectories.select(np.arange(6))
+    answers = {}
+    for workers in (1, 3):
+        agent = agent_on(Server(prose("no")), part.preprocessing, simulate=False, workers=workers)
+        agent.fallback = make_agent("random")
+        answers[workers] = agent_probabilities("llm", agent, part).probabilities
+        assert agent.counts["fallbacks"] == part.n_decisions.sum()
+    np.testing.assert_array_equal(answers[1], answers[3])
+    assert len(np.unique(answers[1][part.is_decision], axis=0)) > 5
 
 
 def test_a_simulating_agent_without_an_environment_says_so(toy_model):

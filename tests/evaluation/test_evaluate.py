@@ -99,7 +99,7 @@ def test_walking_the_replay_equals_asking_in_batch(results, trajectories):
     assert "5 folds of the evaluated stays, ridge" in walked.q_source
     agent = FixedAgent(UNIFORM)
     test = trajectories.split("test")
-    probabilities = agent_probabilities("walked", agent, test)
+    probabilities = agent_probabilities("walked", agent, test).probabilities
     assert agent.stays == test.stays.stay_id[test.stay_of_row[test.is_decision]].tolist()
     assert probabilities.shape == (len(test.action), N_ACTIONS)
     assert walked.counts == {"asked": len(agent.stays), "invalid replies": 0}
