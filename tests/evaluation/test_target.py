@@ -6,10 +6,10 @@ import pytest
 
 from evaluation.estimators import (
     bootstrap,
-    percentile_interval,
     resample_index,
     weighted_importance_sampling,
 )
+from evaluation.intervals import percentile_interval
 from evaluation.target import agent_probabilities
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.agent import BatchAgent, ConcurrentAgent
