@@ -1,7 +1,8 @@
-"""One patient's step compiled by numba: what the ``fast`` extra adds to the numpy model.
+"""The step compiled by numba: what the ``fast`` extra adds to the numpy model.
 
 It computes what ``ClinicalWorldModel`` computes in numpy, which stays the reference; a test holds
-the two together. Batches do not come here: matrix products are faster for them.
+the two together. One patient's network is compiled as well; that of several is left to numpy,
+whose matrix products are faster.
 """
 
 import math
@@ -11,12 +12,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sepsis_gym.dynamics import End, Transition
+from sepsis_gym.dynamics import End
 from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
 from sepsis_gym.patients import OBSERVATION_SIZE, OBSERVATION_SLICES, Patients
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.sofa import CUT_TABLE, organ_points, scored_inputs
-from world_models.forward import N_OWN, N_SHARED, RISK, PackedWeights
+from world_models.forward import N_OWN, N_SHARED, RISK, NumpyForward, PackedWeights
 from world_models.inputs import (
     AGE_SCALE_HOURS,
     FLUID_SCALE_ML,
@@ -28,41 +29,48 @@ from world_models.inputs import (
 _Floats = NDArray[np.float32]
 _N, _STATIC = N_FEATURES, 3 * N_FEATURES + 4
 _RISK, _EXPONENT = RISK.start, N_FEATURES + 3
-_HALF, _TWO, _FLAT = np.float32(0.5), np.float32(2), np.float32(4.5)
+_HALF, _ONE, _TWO, _FLAT = np.float32(0.5), np.float32(1), np.float32(2), np.float32(4.5)
 _A = tuple(np.float32(x) for x in (135135, 17325, 378))
 _B = tuple(np.float32(x) for x in (62370, 3150, 28))
 _OPTIONS: dict[str, Any] = {
     "cache": True,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc"},
+    "nogil": True,
 }
 _LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
 _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
 _GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
-_MEASURED, _SHOWN_STATIC = OBSERVATION_SLICES["measured"], OBSERVATION_SLICES["static"]
+_SHOWN_STATIC = OBSERVATION_SLICES["static"]
 _TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
 _MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD = range(9)
 
 
-class OnePatient:
+class CompiledStep:
     """The compiled step over one model's weights."""
 
     def __init__(
-        self, packed: PackedWeights, preprocessing: Preprocessing, noise_factor: _Floats
+        self,
+        forward: NumpyForward,
+        packed: PackedWeights,
+        preprocessing: Preprocessing,
+        noise_factor: _Floats,
     ) -> None:
         """Lays out the feature table: a row for each of ``_MEAN`` to ``_HOLD``."""
         members, size = packed.candidate_bias.shape
         # the three gates side by side: long rows
         recurrent = packed.recurrent.transpose(1, 2, 0, 3).reshape(members, size, 3 * size)
+        self._forward = forward
+        self._noise_weight = noise_factor.T.copy()
         self._weights = (
             packed.from_inputs, recurrent, packed.candidate_bias, packed.head, packed.shared,
-            packed.own, noise_factor.T.copy(),
+            packed.own, self._noise_weight,
         )  # fmt: skip
-        self._table = np.stack(preprocessing.feature_table()).astype(np.float32)
+        table = np.stack(preprocessing.feature_table()).astype(np.float32)
         hours = preprocessing.step_hours
-        self._factors = np.array(
+        factors = np.array(
             [
                 hours / AGE_SCALE_HOURS,
                 4 / (hours * FLUID_SCALE_ML),
@@ -71,53 +79,68 @@ class OnePatient:
             ],
             np.float32,
         )
+        self._tables = (table, factors, *CUT_TABLE)
         self._preprocessing = preprocessing
 
-    def note(self, patient: Patients) -> None:
-        """Works out what the environment is going to ask about a new patient."""
-        preprocessing = self._preprocessing
-        known, shown = patient.known(preprocessing), np.zeros((1, OBSERVATION_SIZE), np.float32)
-        sofa = np.empty(1, np.int8)
-        _tell(
-            self._table, self._factors, CUT_TABLE, patient.values[0], patient.age[0],
-            patient.ventilated[0], patient.standardized_static(preprocessing)[0],
-            patient.previous_norepinephrine_equivalent[0], patient.step[0], known[0], shown[0],
-            sofa,
+    def note(self, patients: Patients) -> None:
+        """Works out what is going to be asked about new patients."""
+        preprocessing, n = self._preprocessing, len(patients)
+        known, sofa = patients.known(preprocessing), np.empty(n, np.int8)
+        shown = np.zeros((n, OBSERVATION_SIZE), np.float32)
+        shown[:, _SHOWN_STATIC] = patients.standardized_static(preprocessing)
+        _tell_all(
+            *self._tables, patients.values, patients.age, patients.ventilated,
+            patients.previous_norepinephrine_equivalent, patients.step, known, shown, sofa,
         )  # fmt: skip
-        z = shown[:, OBSERVATION_SLICES["features"]]
-        patient.note(preprocessing, z=z, sofa=sofa, shown=shown)
+        patients.note(preprocessing, z=shown[:, OBSERVATION_SLICES["features"]])
+        patients.note(preprocessing, sofa=sofa, shown=shown)
 
     def __call__(
-        self, patient: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
-    ) -> Transition:
-        """The step.
+        self, patients: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
+    ) -> tuple[NDArray[Any], ...]:
+        """The step of one block.
 
         Args:
-            patient: One patient, who belongs to a member.
-            fluid_ml: [1] mL per step.
-            dose: [1] ug/kg/min.
-            noise: [1, 39] independent normal draws.
-            chance: [1, 41] uniform draws: measurements, ventilation, end.
+            patients: n patients, each of whom belongs to a member.
+            fluid_ml: [n] mL per step.
+            dose: [n] ug/kg/min.
+            noise: [n, 39] independent normal draws.
+            chance: [n, 41] uniform draws: measurements, ventilation, end.
+
+        Returns:
+            What ``ClinicalWorldModel._sample`` returns, and of the state that follows: ``known``
+            [n, 39], ``shown`` [n, 107], SOFA [n], and [n, 2] ``Transition.scored``.
         """
-        shape, preprocessing = (1, _N), self._preprocessing
-        moved = values, age, tube, memory = (
-            np.empty(shape, np.float32), np.empty(shape, np.int16), np.empty(1, np.bool_),
-            patient.memory.copy(),
+        n, preprocessing = len(patients), self._preprocessing
+        if patients.noted(preprocessing, "shown") is None:
+            self.note(patients)
+        seen = patients.age, patients.noted(preprocessing, "shown")
+        doses = (
+            patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent, fluid_ml, dose,
         )  # fmt: skip
-        told = np.empty(1, np.int8), np.empty(1, np.float32), np.empty(1, np.float32)
-        known, shown = np.empty(shape, np.bool_), np.zeros((1, OBSERVATION_SIZE), np.float32)
-        sofa, scored = np.empty(1, np.int8), np.empty((1, 2), np.int8)
-        _step(
-            *self._weights, self._table, self._factors, *CUT_TABLE, patient.values, patient.age,
-            patient.ventilated, patient.known(preprocessing), patient.standardized(preprocessing),
-            patient.standardized_static(preprocessing), patient.previous_fluid_ml,
-            patient.previous_norepinephrine_equivalent, patient.step, fluid_ml, dose, noise,
-            chance, *moved, *told, known, shown, sofa, scored,
+        before = patients.values, patients.ventilated, patients.known(preprocessing), patients.step
+        shape = (n, N_FEATURES)
+        values, age, tube = np.empty(shape, np.float32), np.empty(shape, np.int16), np.empty(n, bool)
+        told = np.empty(n, np.int8), np.empty(n, np.float32), np.empty(n, np.float32)
+        noted = (
+            np.empty(shape, np.bool_), np.zeros((n, OBSERVATION_SIZE), np.float32),
+            np.empty(n, np.int8), np.empty((n, 2), np.int8),
         )  # fmt: skip
-        following = patient.moved(values, age, tube, fluid_ml, dose, memory)
-        z = shown[:, OBSERVATION_SLICES["features"]]
-        following.note(preprocessing, known=known, z=z, sofa=sofa, shown=shown)
-        return Transition(following, *told, scored)
+        after = values, age, tube, *told, *noted
+        if n == 1:
+            memory = patients.memory.copy()
+            _step_one(
+                *self._weights, *self._tables, *seen, *doses, *before, memory, noise, chance, *after
+            )
+        else:
+            _read_all(self._tables[1], *seen, *doses, self._forward.inputs(n))
+            own = patients.memory[:, :, -1].argmax(1)
+            shared, outputs, memory = self._forward(patients.memory, own)
+            together = noise @ self._noise_weight
+            _move_all(
+                *self._tables, *seen, *doses, *before, own, shared, outputs, together, chance, *after
+            )
+        return values, age, tube, memory, *told, *noted
 
 
 @njit(**_OPTIONS)
@@ -147,13 +170,6 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 @njit(**_OPTIONS)
 def _sigmoid(half):  # type: ignore[no-untyped-def]
     return _HALF * _tanh(half) + _HALF
-
-
-@njit(**_OPTIONS)
-def _to_z(values, table, z):  # type: ignore[no-untyped-def]
-    for i in range(_N):
-        shown = math.log1p(values[i]) if table[_LOG, i] else values[i]
-        z[i] = (shown - table[_MEAN, i]) / table[_SCALE, i]
 
 
 @njit(**_OPTIONS)
@@ -200,12 +216,11 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def _measure(shared, outputs, z, noise, table):  # type: ignore[no-untyped-def]
-    """[39] what would be measured, clinical units."""
-    raw = np.empty(_N, np.float32)
+def _measure(change, outputs, z, together, table, raw):  # type: ignore[no-untyped-def]
+    """What would be measured, clinical units."""
     for i in range(_N):
-        scale = math.log1p(math.exp(min(outputs[i], _LARGEST_EXPONENT))) + _LEAST_SCALE
-        value = (scale * noise[i] + shared[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
+        scale = math.log(_ONE + math.exp(min(outputs[i], _LARGEST_EXPONENT))) + _LEAST_SCALE
+        value = (scale * together[i] + change[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
         value = min(max(value, table[_LEAST, i]), table[_MOST, i])
         if table[_LOG, i]:
             value = min(max(math.expm1(value), table[_LOW, i]), table[_HIGH, i])
@@ -216,7 +231,6 @@ def _measure(shared, outputs, z, noise, table):  # type: ignore[no-untyped-def]
     raw[_PRESSURES[0]] = min(low, middle, high)
     raw[_PRESSURES[2]] = max(low, middle, high)
     raw[_PRESSURES[1]] = max(min(low, middle), min(max(low, middle), high))
-    return raw
 
 
 @njit(**_OPTIONS)
@@ -266,38 +280,117 @@ def _sofa(rule, values, known, ventilated, dose):  # type: ignore[no-untyped-def
 
 
 @njit(**_OPTIONS)
-def _tell(  # type: ignore[no-untyped-def]
-    table, factors, rule, values, age, ventilated, static, dose, step, known, shown, sofa
-):
-    """The observation, all but its previous action, and SOFA of a state."""
-    _to_z(values, table, shown)
-    shown[_MEASURED] = age[: _N - 1] == 0
-    shown[_SHOWN_STATIC] = static
-    shown[_TUBE] = ventilated
+def _tell(table, factors, rule, values, age, tube, dose, step, known, shown):  # type: ignore[no-untyped-def]
+    """Fills the observation, all but statics and previous action, and returns the SOFA."""
+    for i in range(_N):
+        seen = math.log1p(values[i]) if table[_LOG, i] else values[i]
+        shown[i] = (seen - table[_MEAN, i]) / table[_SCALE, i]
+    for i in range(_N - 1):
+        shown[_N + i] = age[i] == 0
+    shown[_TUBE] = tube
     shown[-1] = np.float32(step) * factors[3]
-    sofa[0] = _sofa(rule, values, known, ventilated, dose)
+    return _sofa(rule, values, known, tube, dose)
 
 
 @njit(**_OPTIONS)
-def _step(  # type: ignore[no-untyped-def]
-    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, noise_weight,
+def _tell_all(  # type: ignore[no-untyped-def]
     table, factors, cut_at, if_unknown, sign, below,
-    values, age, ventilated, known, z, static, previous_fluid, previous_dose, step,
-    fluid_ml, dose, noise, chance,
-    new_values, new_age, tube, memory, end, mortality, doubt, new_known, shown, sofa, scored,
+    values, age, ventilated, dose, step, known, shown, sofa,
+):  # fmt: skip
+    rule = (cut_at, if_unknown, sign, below)
+    for i in range(len(values)):
+        sofa[i] = _tell(
+            table, factors, rule, values[i], age[i], ventilated[i], dose[i], step[i], known[i],
+            shown[i],
+        )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def _read(factors, age, shown, last_fluid, last_dose, fluid, dose, x):  # type: ignore[no-untyped-def]
+    """The network's inputs from one patient's state and doses."""
+    for i in range(_N):
+        x[i] = shown[i]
+        x[_N + i] = age[i] == 0
+        x[2 * _N + i] = min(np.float32(age[i]) * factors[0], _LARGEST_AGE)
+    _dose(last_fluid, last_dose, factors, x, 3 * _N)
+    x[_STATIC : _STATIC + 3] = shown[_SHOWN_STATIC]
+    x[_STATIC + 3] = shown[_TUBE]
+    x[_STATIC + 4] = shown[-1]
+    _dose(fluid, dose, factors, x, _STATIC + 5)
+
+
+@njit(**_OPTIONS)
+def _read_all(  # type: ignore[no-untyped-def]
+    factors, age, shown, last_fluid, last_dose, fluid, dose, inputs
+):
+    for i in range(len(age)):
+        _read(
+            factors, age[i], shown[i], last_fluid[i], last_dose[i], fluid[i], dose[i], inputs[i]
+        )
+
+
+@njit(**_OPTIONS)
+def _move(  # type: ignore[no-untyped-def]
+    at, tables, seen, doses, before, change, shared, outputs, together, chance, raw, after,
+):  # fmt: skip
+    """From the network's outputs to the state of the patient at row ``at``."""
+    table, factors, rule = tables
+    values, ventilated, known, step = before
+    new_values, new_age, tube, end, mortality, doubt, new_known, shown, sofa, scored = after
+    _measure(change, outputs, seen[1][at], together, table, raw)
+    both = known[at].copy()
+    for i in range(_N):
+        measured = chance[i] < _sigmoid(outputs[_EXPONENT + i])
+        age = 0 if measured else min(seen[0][at, i] + 1, NEVER)
+        holds = age <= table[_HOLD, i]
+        both[i] &= holds
+        held = values[at, i] if holds else table[_FILL, i]
+        new_age[at, i], new_known[at, i] = age, holds
+        new_values[at, i] = raw[i] if measured else held
+    tube[at] = chance[_N] < _sigmoid(outputs[_EXPONENT + _N])
+    end[at], mortality[at], doubt[at] = _outcome(shared, outputs, chance[_N + 1])
+    shown[at, _SHOWN_STATIC] = seen[1][at, _SHOWN_STATIC]
+    last_dose, dose = doses[1][at], doses[3][at]
+    sofa[at] = _tell(
+        table, factors, rule, new_values[at], new_age[at], tube[at], dose, step[at] + 1,
+        new_known[at], shown[at],
+    )  # fmt: skip
+    scored[at, 0] = _sofa(rule, values[at], both, ventilated[at], last_dose)
+    scored[at, 1] = _sofa(rule, new_values[at], both, tube[at], dose)
+
+
+@njit(**_OPTIONS)
+def _move_all(  # type: ignore[no-untyped-def]
+    table, factors, cut_at, if_unknown, sign, below, age, shown, last_fluid, last_dose, fluid, dose,
+    values, ventilated, known, step, own, shared, outputs, together, chance,
+    new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored,
+):  # fmt: skip
+    tables = (table, factors, (cut_at, if_unknown, sign, below))
+    seen, doses = (age, shown), (last_fluid, last_dose, fluid, dose)
+    before = (values, ventilated, known, step)
+    after = (new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored)
+    raw = np.empty(_N, np.float32)
+    for i in range(len(own)):
+        _move(
+            i, tables, seen, doses, before, shared[i, own[i]], shared[i], outputs[i], together[i],
+            chance[i], raw, after,
+        )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def _step_one(  # type: ignore[no-untyped-def]
+    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, noise_weight,
+    table, factors, cut_at, if_unknown, sign, below, age, shown, last_fluid, last_dose, fluid, dose,
+    values, ventilated, known, step, memory, noise, chance,
+    new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored,
 ):  # fmt: skip
     weights = (from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight)
-    x = np.empty(N_INPUTS + 1, np.float32)
-    x[:_N] = z[0]
-    for i in range(_N):
-        x[_N + i] = age[0, i] == 0
-        x[2 * _N + i] = min(np.float32(age[0, i]) * factors[0], _LARGEST_AGE)
-    _dose(previous_fluid[0], previous_dose[0], factors, x, 3 * _N)
-    x[_STATIC : _STATIC + 3] = static[0]
-    x[_STATIC + 3] = ventilated[0]
-    x[_STATIC + 4] = np.float32(step[0]) * factors[3]
-    _dose(fluid_ml[0], dose[0], factors, x, _STATIC + 5)
-    x[N_INPUTS] = 1
+    tables = (table, factors, (cut_at, if_unknown, sign, below))
+    seen, doses = (age, shown), (last_fluid, last_dose, fluid, dose)
+    before = (values, ventilated, known, step)
+    after = (new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored)
+    x = np.ones(N_INPUTS + 1, np.float32)  # the last is the biases' input
+    _read(factors, age[0], shown[0], last_fluid[0], last_dose[0], fluid[0], dose[0], x)
     own = 0
     for m in range(memory.shape[1]):
         if memory[0, m, -1] > 0:
@@ -306,21 +399,8 @@ def _step(  # type: ignore[no-untyped-def]
     shared, outputs = _network(weights, x, memory, own)
     together = np.zeros(_N, np.float32)
     _add_product(noise[0], noise_weight, together)
-    raw = _measure(shared[own], outputs, x, together, table)
-    both = np.empty(_N, np.bool_)
-    for i in range(_N):
-        measured = chance[0, i] < _sigmoid(outputs[_EXPONENT + i])
-        new_age[0, i] = 0 if measured else min(age[0, i] + 1, NEVER)
-        new_known[0, i] = new_age[0, i] <= table[_HOLD, i]
-        both[i] = known[0, i] and new_known[0, i]
-        held = values[0, i] if new_known[0, i] else table[_FILL, i]
-        new_values[0, i] = raw[i] if measured else held
-    tube[0] = chance[0, _N] < _sigmoid(outputs[_EXPONENT + _N])
-    end[0], mortality[0], doubt[0] = _outcome(shared, outputs, chance[0, _N + 1])
-    rule = (cut_at, if_unknown, sign, below)
-    _tell(
-        table, factors, rule, new_values[0], new_age[0], tube[0], static[0], dose[0], step[0] + 1,
-        new_known[0], shown[0], sofa,
+    raw = np.empty(_N, np.float32)
+    _move(
+        0, tables, seen, doses, before, shared[own], shared, outputs, together, chance[0], raw,
+        after,
     )  # fmt: skip
-    scored[0, 0] = _sofa(rule, values[0], both, ventilated[0], previous_dose[0])
-    scored[0, 1] = _sofa(rule, new_values[0], both, tube[0], dose[0])

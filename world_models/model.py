@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 from sepsis_gym.dynamics import End, Simulation, Transition
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
-from sepsis_gym.patients import Patients
+from sepsis_gym.patients import OBSERVATION_SLICES, Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.sofa import state_sofa
 from world_models.forward import CHANGE, END, HAPPENS, RISK, SCALE, NumpyForward, PackedWeights
@@ -23,7 +23,7 @@ from world_models.inputs import N_STATE_INPUTS, dose_inputs, state_inputs
 from world_models.start_states import StartStates
 
 if TYPE_CHECKING:
-    from world_models.compiled import OnePatient
+    from world_models.compiled import CompiledStep
     from world_models.torch_forward import TorchForward
 
 Weights = dict[str, NDArray[np.float32]]
@@ -92,8 +92,8 @@ class ClinicalWorldModel:
         memory = np.zeros((n, self.members, self.hidden + 1), np.float32)
         memory[np.arange(n), rng.integers(self.members, size=n), -1] = 1.0
         started = replace(patients, memory=memory)
-        if n == 1 and self._one is not None:
-            self._one.note(started)
+        if self._compiled is not None:
+            self._compiled.note(started)
         return started
 
     def step(
@@ -108,30 +108,32 @@ class ClinicalWorldModel:
         Raises:
             ConfigError: The patients' memory is that of a model of another size.
         """
-        n = len(patients)
+        n, compiled = len(patients), self._compiled
         noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
         chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
         patients = self._owned(patients, rng)
         fluid = np.asarray(fluid_ml, np.float32)
         dose = np.asarray(norepinephrine_equivalent, np.float32)
-        if n == 1 and self._one is not None:
-            return self._one(patients, fluid, dose, noise, chance)
-        noise = noise @ self.noise_factor.T
-        sampled = self._in_blocks(self._sample, patients, fluid, dose, noise, chance)
-        values, age, ventilated, memory, *rest = sampled
+        sampled = self._in_blocks(compiled or self._sample, patients, fluid, dose, noise, chance)
+        values, age, ventilated, memory, end, mortality, epistemic, *noted = sampled
         following = patients.moved(values, age, ventilated, fluid, dose, memory)
-        return Transition(following, *rest)
+        if not noted:
+            return Transition(following, end, mortality, epistemic)
+        known, shown, sofa, scored = noted
+        z = shown[:, OBSERVATION_SLICES["features"]]
+        following.note(self.preprocessing, known=known, z=z, sofa=sofa, shown=shown)
+        return Transition(following, end, mortality, epistemic, scored)
 
     @cached_property
-    def _one(self) -> "OnePatient | None":
-        """The compiled step of a single patient, where numba is installed."""
+    def _compiled(self) -> "CompiledStep | None":
+        """The compiled step, where numba is installed and numpy runs the network."""
         if not isinstance(self._forward, NumpyForward):
             return None
         try:
-            from world_models.compiled import OnePatient
+            from world_models.compiled import CompiledStep
         except (ImportError, RuntimeError):  # or nowhere to keep what it compiles
             return None
-        return OnePatient(self._packed, self.preprocessing, self.noise_factor)
+        return CompiledStep(self._forward, self._packed, self.preprocessing, self.noise_factor)
 
     def _owned(self, patients: Patients, rng: np.random.Generator) -> Patients:
         """The patients, once the logged, who belong to no member yet, have drawn one."""
@@ -182,7 +184,7 @@ class ClinicalWorldModel:
         shared, own, memory = self._outputs(patients, fluid_ml, dose, member)
         raw = _softplus(own[:, SCALE])
         raw += _LEAST_SCALE
-        raw *= noise
+        raw *= noise @ self.noise_factor.T
         raw += shared[np.arange(n), member, CHANGE]
         raw += patients.standardized(self.preprocessing)
         raw = self.preprocessing.restore(raw)

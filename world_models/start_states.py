@@ -102,7 +102,7 @@ class StartStates:
         return Patients(
             values=values,
             age=age,
-            ventilated=flags[:, -1],
+            ventilated=flags[:, -1].copy(),
             static=static.copy(),
             previous_fluid_ml=doses[:, 0].copy(),
             previous_norepinephrine_equivalent=doses[:, 1].copy(),
