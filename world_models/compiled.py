@@ -45,7 +45,7 @@ _GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
 _SHOWN_STATIC = OBSERVATION_SLICES["static"]
 _TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
-_MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD = range(9)
+_MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD, _FILL_Z = range(10)
 
 
 class CompiledStep:
@@ -58,7 +58,7 @@ class CompiledStep:
         preprocessing: Preprocessing,
         noise_factor: _Floats,
     ) -> None:
-        """Lays out the feature table: a row for each of ``_MEAN`` to ``_HOLD``."""
+        """Lays out the feature table: a row for each of ``_MEAN`` to ``_FILL_Z``."""
         members, size = packed.candidate_bias.shape
         # the three gates side by side: long rows
         recurrent = packed.recurrent.transpose(1, 2, 0, 3).reshape(members, size, 3 * size)
@@ -68,7 +68,8 @@ class CompiledStep:
             packed.from_inputs, recurrent, packed.candidate_bias, packed.head, packed.shared,
             packed.own, self._noise_weight,
         )  # fmt: skip
-        table = np.stack(preprocessing.feature_table()).astype(np.float32)
+        rows = preprocessing.feature_table()
+        table = np.stack([*rows, preprocessing.standardize(rows[_FILL])]).astype(np.float32)
         hours = preprocessing.step_hours
         factors = np.array(
             [
@@ -216,28 +217,29 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def _measure(change, outputs, z, together, table, raw):  # type: ignore[no-untyped-def]
-    """What would be measured, clinical units."""
+def _measure(change, outputs, z, together, table, measured, space, raw):  # type: ignore[no-untyped-def]
+    """What is measured, in model space and in clinical units."""
     for i in range(_N):
-        scale = math.log(_ONE + math.exp(min(outputs[i], _LARGEST_EXPONENT))) + _LEAST_SCALE
-        value = (scale * together[i] + change[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
-        value = min(max(value, table[_LEAST, i]), table[_MOST, i])
-        if table[_LOG, i]:
-            value = min(max(math.expm1(value), table[_LOW, i]), table[_HIGH, i])
-        raw[i] = value
+        if measured[i] or i in _PRESSURES:
+            scale = math.log(_ONE + math.exp(min(outputs[i], _LARGEST_EXPONENT))) + _LEAST_SCALE
+            value = (scale * together[i] + change[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
+            space[i] = raw[i] = min(max(value, table[_LEAST, i]), table[_MOST, i])
+            if table[_LOG, i]:
+                raw[i] = min(max(math.expm1(space[i]), table[_LOW, i]), table[_HIGH, i])
     for i in range(*_GCS):
-        raw[i] = np.rint(raw[i])
+        space[i] = raw[i] = np.rint(raw[i])
     low, middle, high = raw[_PRESSURES[0]], raw[_PRESSURES[1]], raw[_PRESSURES[2]]
     raw[_PRESSURES[0]] = min(low, middle, high)
     raw[_PRESSURES[2]] = max(low, middle, high)
     raw[_PRESSURES[1]] = max(min(low, middle), min(max(low, middle), high))
+    for i in _PRESSURES:
+        space[i] = raw[i]
 
 
 @njit(**_OPTIONS)
-def _outcome(shared, outputs, drawn):  # type: ignore[no-untyped-def]
+def _outcome(shared, outputs, drawn, mean, variance):  # type: ignore[no-untyped-def]
     """End code, 90-day mortality and disagreement."""
-    members = len(shared)
-    weight = np.empty(3, np.float32)
+    weight = mean[:3]
     for i in range(3):
         weight[i] = math.exp(min(outputs[_N + i], _LARGEST_EXPONENT))
     left = drawn * (weight[0] + weight[1] + weight[2])
@@ -246,50 +248,35 @@ def _outcome(shared, outputs, drawn):  # type: ignore[no-untyped-def]
         end = _DIED
     elif left - weight[_DIED] < weight[_DISCHARGED]:
         end = _DISCHARGED
-    mortality = np.float32(0)
-    for m in range(members):
+    mortality, members = np.float32(0), np.float32(len(shared))
+    mean[:], variance[:] = 0, 0
+    for m in range(len(shared)):
         mortality += _sigmoid(shared[m, _RISK + (end == _DISCHARGED)])
+        for i in range(_N):
+            mean[i] += shared[m, i] / members
+    for m in range(len(shared)):
+        for i in range(_N):
+            variance[i] += (shared[m, i] - mean[i]) ** 2 / members
     apart = np.float32(0)
     for i in range(_N):
-        mean, square = np.float32(0), np.float32(0)
-        for m in range(members):
-            mean += shared[m, i]
-        mean /= np.float32(members)
-        for m in range(members):
-            square += (shared[m, i] - mean) ** 2
-        apart += math.sqrt(square / np.float32(members))
-    return end, mortality / np.float32(members), apart / np.float32(_N)
+        apart += math.sqrt(variance[i])
+    return end, mortality / members, apart / np.float32(_N)
 
 
 _organ_points, _scored_inputs = njit(organ_points), njit(scored_inputs)
 
 
 @njit(**_OPTIONS)
-def _sofa(rule, values, known, ventilated, dose):  # type: ignore[no-untyped-def]
+def _sofa(rule, values, known, known_too, ventilated, dose, seen, passed):  # type: ignore[no-untyped-def]
     at, if_unknown, sign, below = rule
-    seen = if_unknown.copy()
     for i in range(len(at)):
-        if known[at[i]]:
-            seen[i] = values[at[i]]
-    compared = _scored_inputs(seen, dose)
-    passed = np.zeros(len(sign), np.int64)
+        seen[i] = values[at[i]] if known[at[i]] and known_too[at[i]] else if_unknown[i]
+    compared = _scored_inputs(seen[: len(at)], dose)
     for i in range(len(sign)):
+        passed[i] = 0
         for cut in below[i]:
             passed[i] += sign[i] * compared[i] < cut
-    return sum(_organ_points(min, max, ventilated, passed))
-
-
-@njit(**_OPTIONS)
-def _tell(table, factors, rule, values, age, tube, dose, step, known, shown):  # type: ignore[no-untyped-def]
-    """Fills the observation, all but statics and previous action, and returns the SOFA."""
-    for i in range(_N):
-        seen = math.log1p(values[i]) if table[_LOG, i] else values[i]
-        shown[i] = (seen - table[_MEAN, i]) / table[_SCALE, i]
-    for i in range(_N - 1):
-        shown[_N + i] = age[i] == 0
-    shown[_TUBE] = tube
-    shown[-1] = np.float32(step) * factors[3]
-    return _sofa(rule, values, known, tube, dose)
+    return sum(_organ_points(min, max, ventilated, passed[: len(sign)]))
 
 
 @njit(**_OPTIONS)
@@ -297,12 +284,20 @@ def _tell_all(  # type: ignore[no-untyped-def]
     table, factors, cut_at, if_unknown, sign, below,
     values, age, ventilated, dose, step, known, shown, sofa,
 ):  # fmt: skip
+    """The observation, all but statics and previous action, and SOFA of states."""
     rule = (cut_at, if_unknown, sign, below)
-    for i in range(len(values)):
-        sofa[i] = _tell(
-            table, factors, rule, values[i], age[i], ventilated[i], dose[i], step[i], known[i],
-            shown[i],
-        )  # fmt: skip
+    seen, passed = np.empty(_N, np.float32), np.empty(len(sign), np.int64)
+    for at in range(len(values)):
+        for i in range(_N):
+            space = math.log1p(values[at, i]) if table[_LOG, i] else values[at, i]
+            shown[at, i] = (space - table[_MEAN, i]) / table[_SCALE, i]
+        for i in range(_N - 1):
+            shown[at, _N + i] = age[at, i] == 0
+        shown[at, _TUBE] = ventilated[at]
+        shown[at, -1] = np.float32(step[at]) * factors[3]
+        sofa[at] = _sofa(
+            rule, values[at], known[at], known[at], ventilated[at], dose[at], seen, passed
+        )
 
 
 @njit(**_OPTIONS)
@@ -331,32 +326,45 @@ def _read_all(  # type: ignore[no-untyped-def]
 
 @njit(**_OPTIONS)
 def _move(  # type: ignore[no-untyped-def]
-    at, tables, seen, doses, before, change, shared, outputs, together, chance, raw, after,
-):  # fmt: skip
+    at, tables, seen, doses, before, change, shared, outputs, together, chance, after, scratch
+):
     """From the network's outputs to the state of the patient at row ``at``."""
     table, factors, rule = tables
     values, ventilated, known, step = before
     new_values, new_age, tube, end, mortality, doubt, new_known, shown, sofa, scored = after
-    _measure(change, outputs, seen[1][at], together, table, raw)
-    both = known[at].copy()
+    (space, raw, work), measured, passed = scratch
+    for i in range(_N + 1):
+        measured[i] = chance[i] < _sigmoid(outputs[_EXPONENT + i])
+    _measure(change, outputs, seen[1][at], together, table, measured, space, raw)
     for i in range(_N):
-        measured = chance[i] < _sigmoid(outputs[_EXPONENT + i])
-        age = 0 if measured else min(seen[0][at, i] + 1, NEVER)
+        age = 0 if measured[i] else min(seen[0][at, i] + 1, NEVER)
         holds = age <= table[_HOLD, i]
-        both[i] &= holds
-        held = values[at, i] if holds else table[_FILL, i]
         new_age[at, i], new_known[at, i] = age, holds
-        new_values[at, i] = raw[i] if measured else held
-    tube[at] = chance[_N] < _sigmoid(outputs[_EXPONENT + _N])
-    end[at], mortality[at], doubt[at] = _outcome(shared, outputs, chance[_N + 1])
+        if measured[i]:
+            new_values[at, i] = raw[i]
+            shown[at, i] = (space[i] - table[_MEAN, i]) / table[_SCALE, i]
+        else:
+            new_values[at, i] = values[at, i] if holds else table[_FILL, i]
+            shown[at, i] = seen[1][at, i] if holds else table[_FILL_Z, i]
+    for i in range(_N - 1):
+        shown[at, _N + i] = measured[i]
+    tube[at] = shown[at, _TUBE] = measured[_N]
     shown[at, _SHOWN_STATIC] = seen[1][at, _SHOWN_STATIC]
-    last_dose, dose = doses[1][at], doses[3][at]
-    sofa[at] = _tell(
-        table, factors, rule, new_values[at], new_age[at], tube[at], dose, step[at] + 1,
-        new_known[at], shown[at],
-    )  # fmt: skip
-    scored[at, 0] = _sofa(rule, values[at], both, ventilated[at], last_dose)
-    scored[at, 1] = _sofa(rule, new_values[at], both, tube[at], dose)
+    shown[at, -1] = np.float32(step[at] + 1) * factors[3]
+    end[at], mortality[at], doubt[at] = _outcome(shared, outputs, chance[_N + 1], work, space)
+    old, new = known[at], new_known[at]
+    dose, last_dose = doses[3][at], doses[1][at]
+    sofa[at] = _sofa(rule, new_values[at], new, new, tube[at], dose, work, passed)
+    scored[at, 0] = _sofa(rule, values[at], old, new, ventilated[at], last_dose, work, passed)
+    scored[at, 1] = _sofa(rule, new_values[at], old, new, tube[at], dose, work, passed)
+
+
+@njit(**_OPTIONS)
+def _scratch():  # type: ignore[no-untyped-def]
+    """What :func:`_move` writes over for each patient."""
+    floats = np.empty((3, _N), np.float32)
+    measured, passed = np.empty(_N + 1, np.bool_), np.empty(_N, np.int64)
+    return (floats[0], floats[1], floats[2]), measured, passed
 
 
 @njit(**_OPTIONS)
@@ -369,11 +377,11 @@ def _move_all(  # type: ignore[no-untyped-def]
     seen, doses = (age, shown), (last_fluid, last_dose, fluid, dose)
     before = (values, ventilated, known, step)
     after = (new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored)
-    raw = np.empty(_N, np.float32)
+    scratch = _scratch()
     for i in range(len(own)):
         _move(
             i, tables, seen, doses, before, shared[i, own[i]], shared[i], outputs[i], together[i],
-            chance[i], raw, after,
+            chance[i], after, scratch,
         )  # fmt: skip
 
 
@@ -399,8 +407,7 @@ def _step_one(  # type: ignore[no-untyped-def]
     shared, outputs = _network(weights, x, memory, own)
     together = np.zeros(_N, np.float32)
     _add_product(noise[0], noise_weight, together)
-    raw = np.empty(_N, np.float32)
     _move(
-        0, tables, seen, doses, before, shared[own], shared, outputs, together, chance[0], raw,
-        after,
+        0, tables, seen, doses, before, shared[own], shared, outputs, together, chance[0], after,
+        _scratch(),
     )  # fmt: skip
