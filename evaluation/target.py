@@ -78,11 +78,7 @@ def _workers(agent: Agent) -> Iterator[Callable[..., Iterable[Floats]]]:
         yield map
         return
     with ThreadPoolExecutor(agent.workers) as pool:
-        try:
-            yield pool.map
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        yield pool.map
 
 
 def _walk(

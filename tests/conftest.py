@@ -133,13 +133,15 @@ def mimic_demo() -> Path:
 
 
 class Prescriber(BaseHTTPRequestHandler):
-    """A server that always prescribes low fluid."""
+    """A server that always prescribes low fluid; without tools it says yes."""
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         function = {"name": "prescription", "arguments": '{"iv_fluid": 1, "vasopressor": 0}'}
         call = {"id": "1", "type": "function", "function": function}
-        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        message = {"role": "assistant", "content": "Yes."}
+        if "tools" in asked:
+            message = {"role": "assistant", "content": None, "tool_calls": [call]}
         choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
         body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
         answer = json.dumps({**body, "choices": [choice]}).encode()

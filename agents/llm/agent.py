@@ -17,7 +17,6 @@ from sepsis_gym.dynamics import Simulator
 from sepsis_gym.errors import AgentReplyError, ConfigError
 from sepsis_gym.preprocessing import Preprocessing
 
-_HISTORY_STEPS = 6
 _COUNTED = ("decisions", "simulations", "repairs", "fallbacks", "tokens")
 
 
@@ -82,7 +81,7 @@ class LLMAgent:
     def reset(self) -> None:
         """Forgets the last stay."""
         self.transcript: list[list[Message]] = []
-        self._history: deque[str] = deque(maxlen=_HISTORY_STEPS)
+        self._history: deque[str] = deque(maxlen=prompt.HISTORY_STEPS)
         self._present: Info | None = None  # where the decisions below were made
         self._decisions: list[int] = []
         self.fallback.reset()

@@ -14,6 +14,12 @@ from sepsis_gym.features import FEATURE_INDEX, FEATURES
 from sepsis_gym.preprocessing import Preprocessing
 
 MAX_CANDIDATES = 3
+HISTORY_STEPS = 6
+"""Earlier steps of the stay that are told."""
+QUESTIONS = {
+    "hospital_mortality": "Will this patient die before leaving the hospital?",
+    "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours?",
+}
 _OUTCOMES = (
     "meanbp",
     "heart_rate",
@@ -139,6 +145,13 @@ def patient_message(info: Info, earlier: Sequence[str]) -> str:
             when = f" ({hours:.0f} h ago)" if hours > 0 else ""
             lines.append(f"- {feature.name} {_number(info['state'][index])} {feature.unit}{when}")
     return "\n".join(lines)
+
+
+def question_messages(question: str, info: Info, earlier: Sequence[str]) -> list[dict[str, Any]]:
+    """Asks one of :data:`QUESTIONS` about a state; arguments as :func:`patient_message`."""
+    task = "You assess septic patients in intensive care for research. Answer with yes or no alone."
+    asked = f"{patient_message(info, earlier)}\n\n{QUESTIONS[question]} Answer yes or no."
+    return [{"role": "system", "content": task}, {"role": "user", "content": asked}]
 
 
 def _number(value: SupportsFloat) -> str:

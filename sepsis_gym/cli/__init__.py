@@ -15,11 +15,11 @@ _DESCRIPTION = (
 
 def build_app() -> SubcommandApp:
     """Collects the commands; each imports what it needs when it runs."""
-    from sepsis_gym.cli import agent, benchmark, cohort, demo, evaluate, world_model
+    from sepsis_gym.cli import agent, benchmark, cohort, demo, evaluate, llm, world_model
 
     app = SubcommandApp()
     groups = {"cohort": cohort.app, "world-model": world_model.app, "agent": agent.app}
-    groups["benchmark"] = benchmark.app
+    groups |= {"llm": llm.app, "benchmark": benchmark.app}
     for name, group in groups.items():
         app.command(group, name=name)
     app.command(name="evaluate")(evaluate.evaluate)

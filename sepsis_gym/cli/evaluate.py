@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes
 
@@ -16,22 +16,32 @@ from sepsis_gym.files import check_target
 from sepsis_gym.registration import resolve_model
 from sepsis_gym.trajectories import Trajectories
 
+if TYPE_CHECKING:
+    from agents.llm import OpenAIBackend
+
 _ROLLOUT_ENVS = 64
 
 
 @dataclass(frozen=True)
 class LLMConfig:
-    """The language model behind the agent ``llm``.
+    """A language model: where it is served and how it is asked.
 
     Attributes:
         base_url: OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.
         llm_model: Name of the served model.
         allow_host: Hosts beyond this machine that credentialed rows may be sent to.
+        samples: Replies drawn per question, whose shares are the probabilities; None for the one
+            reply of temperature 0.
+        temperature: Of the samples.
+        workers: Requests at a time.
     """
 
     base_url: str | None = None
     llm_model: str | None = None
     allow_host: tuple[str, ...] = ()
+    samples: int | None = None
+    temperature: float = 0.7
+    workers: int = 8
 
 
 def evaluate(
@@ -89,16 +99,22 @@ def score(
         config: Settings.
     """
     from agents import train_agent
+    from agents.llm import LLMAgent
     from agents.policy import check_preprocessing
 
-    if (llm.base_url is None) != (llm.llm_model is None):
-        raise ConfigError("the language-model agent needs both --base-url and --llm-model")
+    backend = None if llm == LLMConfig() else open_backend(trajectories, llm)
     check_target(out)
     if "clinician" not in agents:
         agents = {"clinician": train_agent("clinician", trajectories), **agents}
     agents = {**agents, **_baselines(agents)}
-    if llm.base_url is not None:
-        agents["llm"] = _llm_agent(trajectories, agents["clinician"], llm)
+    if backend is not None:
+        agents["llm"] = LLMAgent(
+            backend,
+            trajectories.preprocessing,
+            fallback=agents["clinician"],
+            samples=llm.samples,
+            workers=llm.workers,
+        )
     for agent in agents.values():
         check_preprocessing(agent, trajectories.preprocessing)
     env = None
@@ -122,15 +138,24 @@ def _baselines(taken: dict[str, Agent]) -> dict[str, Agent]:
     return {name: agent for name, agent in always.items() if name not in taken}
 
 
-def _llm_agent(trajectories: Trajectories, fallback: Agent, llm: LLMConfig) -> Agent:
-    from agents.llm import LLMAgent, OpenAIBackend
+def open_backend(trajectories: Trajectories, llm: LLMConfig) -> "OpenAIBackend":
+    """The language model to ask about these stays.
+
+    Args:
+        trajectories: The cohort, whose data use agreement may bind.
+        llm: Where it is served.
+
+    Raises:
+        ConfigError: Endpoint or name is missing, or the stays may not be sent there.
+    """
+    from agents.llm import OpenAIBackend, Sampling
 
     if llm.base_url is None or llm.llm_model is None:
-        raise ConfigError("the language-model agent needs --base-url and --llm-model")
-    backend = OpenAIBackend(
+        raise ConfigError("a language model needs both --base-url and --llm-model")
+    return OpenAIBackend(
         llm.base_url,
         llm.llm_model,
         credentialed=trajectories.manifest.credentialed,
+        sampling=Sampling(temperature=0.0 if llm.samples is None else llm.temperature),
         allowed_hosts=llm.allow_host,
     )
-    return LLMAgent(backend, trajectories.preprocessing, fallback=fallback)

@@ -280,6 +280,31 @@ def test_credentialed_rows_stay_on_this_machine_unless_allowed(url, hosts, refus
         OpenAIBackend(url, "m", credentialed=True, allowed_hosts=hosts)
 
 
+def scored(tokens):
+    """A server that answers with these first tokens and their log-probabilities."""
+
+    def answer(request):
+        asked = json.loads(request.content)
+        assert (asked["logprobs"], asked["top_logprobs"], asked["max_tokens"]) == (True, 20, 1)
+        assert "tools" not in asked
+        entry = {"token": "x", "logprob": 0.0, "top_logprobs": tokens}
+        content = {"content": [entry]} if tokens else None
+        message = prose("yes")
+        choice = {"index": 0, "finish_reason": "length", "message": message, "logprobs": content}
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        return httpx.Response(200, json={**body, "choices": [choice]})
+
+    return OpenAIBackend(LOCAL, "m", credentialed=False, transport=httpx.MockTransport(answer))
+
+
+def test_token_probabilities_are_read_off_the_first_token():
+    given = [{"token": "yes", "logprob": np.log(0.7)}, {"token": "no", "logprob": np.log(0.2)}]
+    told = scored(given).next_token([{"role": "user", "content": "?"}])
+    assert told == {"yes": pytest.approx(0.7), "no": pytest.approx(0.2)}
+    with pytest.raises(BackendError, match="draw samples"):
+        scored([]).next_token([{"role": "user", "content": "?"}])
+
+
 def test_credentialed_rows_follow_no_redirect():
     asked = []
 

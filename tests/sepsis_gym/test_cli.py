@@ -172,6 +172,26 @@ def test_a_language_model_is_scored_beside_the_others(capsys, tmp_path, prescrib
     assert llm["safety"]["adherence"] == low_fluid["safety"]["adherence"]
 
 
+def test_what_a_language_model_knows_stands_beside_the_world_model(
+    capsys, tmp_path, prescribing_server
+):
+    pytest.importorskip("openai", reason="the llm extra is not installed")
+    asked = ("llm", "knowledge", "--cohort", SAMPLE_COHORT, "--out", tmp_path / "out")
+    server = ("--base-url", prescribing_server, "--llm-model", "m")
+    told = fails(capsys, *asked, *server)
+    assert "token log-probabilities" in told
+    assert not (tmp_path / "out").exists()
+    main([str(arg) for arg in (*asked, *server, "--samples", "3")])
+    assert "AUROC" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "out/knowledge.json").read_text())
+    assert [score["predictor"] for score in scores] == ["m", "world model default"] * 2
+    for score in scores:
+        assert score["malformed"] == 0
+        if score["predictor"] == "m" and score["positive"]:  # it always says yes
+            assert score["auroc"]["value"] == 0.5
+            assert score["auprc"]["value"] == pytest.approx(score["positive"] / score["asked"])
+
+
 def test_credentialed_rows_are_not_sent_to_a_foreign_server(capsys, tables, tmp_path):
     pytest.importorskip("openai", reason="the llm extra is not installed")
     main(["cohort", "mimic", "--mimic-dir", str(tables), "--out", str(tmp_path / "cohort")])
