@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimators import Floats, percentile_interval, resample_index
+from evaluation.estimators import Floats, resample_index
+from evaluation.intervals import percentile_interval
 from sepsis_gym.dynamics import End, TransitionModel
 from sepsis_gym.errors import SupportError
 from sepsis_gym.features import FEATURE_INDEX
