@@ -10,14 +10,14 @@ from gymnasium.vector import VectorEnv
 
 from evaluation import estimators
 from evaluation.behavior import BehaviorConfig, BehaviorReport, check_behavior, fit_behavior_policy
-from evaluation.estimators import Estimator, Floats
+from evaluation.estimators import Floats
 from evaluation.fqe import FQEConfig
-from evaluation.intervals import IntervalKind, interval, percentile_interval
+from evaluation.intervals import IntervalKind
 from evaluation.q_values import CrossFit, QValues
-from evaluation.ratio_of_sums import RatioOfSums
-from evaluation.results import Estimate, Results, Row
+from evaluation.results import Results, Row, Sensitivity
 from evaluation.rollout import AnyEnv, RolloutValue, rollout_value
 from evaluation.safety import Guidelines, assess_safety
+from evaluation.scoring import Scoring
 from evaluation.target import agent_probabilities, soften
 from evaluation.trust import TrustGate, judge
 from sepsis_gym.actions import N_ACTIONS, encode_action
@@ -26,16 +26,9 @@ from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.trajectories import Trajectories
 
-_METHODS: dict[str, Estimator] = {
-    "is": estimators.importance_sampling,
-    "wis": estimators.weighted_importance_sampling,
-    "pdis": estimators.per_decision_importance_sampling,
-    "wpdis": estimators.weighted_per_decision_importance_sampling,
-    "dr": estimators.doubly_robust,
-    "wdr": estimators.weighted_doubly_robust,
-    "fqe": estimators.direct_method,
-    "mean_rho": estimators.mean_cumulative_ratio,
-}
+_SOFTENINGS = (0.001, 0.01, 0.05)
+_RATIO_CAPS = (None, 10.0, 5.0, 2.0)
+_GAMMAS = (0.9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -135,12 +128,15 @@ class Evaluation:
         self._model, self._env = model, env
         self.train, self.test = trajectories.split("train"), trajectories.split("test")
         self._fit_behavior()
-        decision = self.test.is_decision
-        rng, n = np.random.default_rng(self.config.seed), len(self.test)
-        index = estimators.resample_index(n, self.config.resamples, rng)
-        self._counts = estimators.resample_counts(index, n)
-        self._clinicians = self._terms(estimators.importance_sampling, np.ones(len(decision)))
-        self._clinicians_resampled = self._clinicians.values(self._counts)
+        config, n = self.config, len(self.test)
+        index = estimators.resample_index(n, config.resamples, np.random.default_rng(config.seed))
+        self._scoring = Scoring(
+            self.test,
+            estimators.resample_counts(index, n),
+            gamma=config.gamma,
+            confidence=config.confidence,
+            kind=config.interval,
+        )
 
     def _fit_behavior(self) -> None:
         train, test, config = self.train, self.test, self.config.behavior
@@ -170,7 +166,7 @@ class Evaluation:
         return CrossFit(
             log,
             besides,
-            self._counts[: config.fqe.refits],
+            self._scoring.counts[: config.fqe.refits],
             config.fqe,
             gamma=config.gamma,
             folds=config.q_folds,
@@ -199,9 +195,10 @@ class Evaluation:
             policy="clinicians",
             trust="ok",
             reasons=("plain mean of the logged returns, nothing is reweighted",),
-            estimates={"mean_return": self._estimate(self._clinicians)},
+            estimates={"mean_return": self._scoring.mean_return()},
             safety=assess_safety(self.test, self._logged, self.config.guidelines),
             action_frequency=self._mean_over_decisions(self._logged),
+            sensitivity=self._other_gammas(np.ones(len(self._logged))),
         )
 
     def row(self, name: str, agent: Agent) -> Row:
@@ -220,16 +217,13 @@ class Evaluation:
         answers = agent_probabilities(name, agent, test, self._model)
         own = answers.probabilities
         softening = config.softening if own.min() < config.softening / N_ACTIONS else 0.0
-        target = soften(own, softening)
-        fitted = self._q_values(name, agent, target, softening)
-        taken = np.where(test.is_decision, (target * self._logged).sum(1), 1.0)
-        ratio = taken / self._behavior_taken
-        cap = np.inf if config.ratio_cap is None else config.ratio_cap
-        used = np.minimum(ratio, cap)
-        capped = float((ratio[test.is_decision] > cap).mean())
-        estimates = self._estimates(used, fitted)
+        fitted = self._q_values(name, agent, soften(own, softening), softening)
+        taken = (own * self._logged).sum(1)
+        ratio = self._ratio(taken, softening, config.ratio_cap)
+        capped = float((self._ratio(taken, softening, None) > ratio)[test.is_decision].mean())
+        estimates = self._scoring.estimates(ratio, fitted)
         mean_rho = estimates.pop("mean_rho")
-        weights = estimators.weight_diagnostics(test.padded(used), test.mask)
+        weights = estimators.weight_diagnostics(test.padded(ratio), test.mask)
         trust, reasons = judge(
             weights,
             n_stays=len(test),
@@ -239,7 +233,7 @@ class Evaluation:
             gate=config.gate,
         )
         if capped:
-            reasons = (*reasons, f"{capped:.1%} of the ratios cut to {cap:g}")
+            reasons = (*reasons, f"{capped:.1%} of the ratios cut to {config.ratio_cap:g}")
         if answers.samples is not None:
             reasons = (*reasons, f"probabilities are shares of {answers.samples} answers per state")
         rollout, without = self._rollout(agent)
@@ -258,6 +252,7 @@ class Evaluation:
             q_outside_share=fitted.outside_share,
             counts=dict(getattr(agent, "counts", {})),
             world_model_return=rollout,
+            sensitivity=self._sensitivity(taken, softening),
         )
 
     def _mean_over_decisions(self, probabilities: Floats) -> tuple[float, ...]:
@@ -290,6 +285,29 @@ class Evaluation:
             f"{adherence:.1%}.",
         )
 
+    def _ratio(self, taken: Floats, softening: float, cap: float | None) -> Floats:
+        """[R] ratios from the agent's own probability of the logged action, [R]."""
+        ratio = soften(taken, softening) / self._behavior_taken
+        used = np.minimum(ratio, np.inf if cap is None else cap)
+        return np.where(self.test.is_decision, used, 1.0)
+
+    def _sensitivity(self, taken: Floats, softening: float) -> tuple[Sensitivity, ...]:
+        """The grid of an agent; softening only where the agent had to be softened."""
+        cap = self.config.ratio_cap
+        rows: list[Sensitivity] = []
+        for share in _SOFTENINGS if softening else ():
+            rows += self._scoring.sensitivity(
+                f"softening {share:g}", self._ratio(taken, share, cap)
+            )
+        for other in _RATIO_CAPS:
+            name = "no ratio cap" if other is None else f"ratio cap {other:g}"
+            rows += self._scoring.sensitivity(name, self._ratio(taken, softening, other))
+        return (*rows, *self._other_gammas(self._ratio(taken, softening, cap)))
+
+    def _other_gammas(self, ratio: Floats) -> tuple[Sensitivity, ...]:
+        found = [self._scoring.sensitivity(f"gamma {g:g}", ratio, g) for g in _GAMMAS]
+        return tuple(row for rows in found for row in rows)
+
     def _q_values(self, name: str, agent: Agent, target: Floats, softening: float) -> QValues:
         if not isinstance(agent, BatchAgent):
             return self._q_of_test(target)
@@ -312,52 +330,6 @@ class Evaluation:
             confidence=config.confidence,
         )
         return value, ()
-
-    def _terms(
-        self,
-        method: Estimator,
-        ratio: Floats,
-        q_taken: Floats | None = None,
-        v: Floats | None = None,
-    ) -> RatioOfSums:
-        """What a method adds up, from values per row of the test split."""
-        test = self.test
-        return estimators.terms(
-            method,
-            test.padded(test.reward),
-            test.padded(ratio, 1.0),
-            test.mask,
-            gamma=self.config.gamma,
-            q_taken=None if q_taken is None else test.padded(q_taken),
-            v=None if v is None else test.padded(v),
-        )
-
-    def _estimates(self, ratio: Floats, fitted: QValues) -> dict[str, Estimate]:
-        """All methods and the mean cumulative ratio, each with its interval."""
-        estimates = {
-            name: self._estimate(self._terms(method, ratio, fitted.q_taken, fitted.v))
-            for name, method in _METHODS.items()
-        }
-        estimates["fqe"] = self._refitted(estimates["fqe"].value, fitted.resampled)
-        return estimates
-
-    def _estimate(self, terms: RatioOfSums) -> Estimate:
-        config, counts = self.config, self._counts
-        value, resampled = terms.value(), terms.values(counts)
-        low, high, lost = interval(terms, resampled, config.confidence, config.interval)
-        difference = terms.minus(self._clinicians)
-        below, above, _ = interval(
-            difference, resampled - self._clinicians_resampled, config.confidence, config.interval
-        )
-        return Estimate(value, low, high, difference.value(), below, above, lost)
-
-    def _refitted(self, value: float, resampled: Floats) -> Estimate:
-        """An estimate whose bootstrap values were computed elsewhere, on the first resamples."""
-        confidence, clinicians = self.config.confidence, self._clinicians_resampled
-        low, high, lost = percentile_interval(resampled, confidence)
-        difference = resampled - clinicians[: len(resampled)]
-        below, above, _ = percentile_interval(difference, confidence)
-        return Estimate(value, low, high, value - self._clinicians.value(), below, above, lost)
 
 
 def evaluate_agents(

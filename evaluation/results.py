@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,27 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """What a method would have said under another choice.
+
+    Attributes:
+        setting: The choice, such as "ratio cap 2".
+        method: wis or wpdis.
+        value: NaN where the log has no support.
+        low: Lower end of the interval.
+        high: Upper end.
+        ess: Effective sample size under that choice.
+    """
+
+    setting: str
+    method: str
+    value: float
+    low: float
+    high: float
+    ess: float
+
+
+@dataclass(frozen=True)
 class Row:
     """Everything said about one policy.
 
@@ -64,7 +85,7 @@ class Row:
         policy: What was evaluated: the agent itself or its softened form.
         trust: Verdict on the off-policy estimates.
         reasons: Why the verdict is not ok, or what the reader must know.
-        estimates: By method: mean_return, wis, wpdis, dr, wdr, fqe.
+        estimates: By method: mean_return, is, wis, pdis, wpdis, dr, wdr, fqe.
         weights: Weight diagnostics, None for the clinicians.
         mean_rho_interval: Bootstrap interval of the mean cumulative ratio.
         capped_share: Share of per-step ratios that were cut to the cap.
@@ -75,6 +96,7 @@ class Row:
         counts: The agent's own counters, such as invalid replies.
         world_model_return: Return in the environment given, if one was.
         truth: What the evaluated policy is truly worth, on a synthetic cohort.
+        sensitivity: The same policy under other softening, ratio caps and discounts.
     """
 
     agent: str
@@ -92,6 +114,7 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
     world_model_return: RolloutValue | None = None
     truth: TrueValue | None = None
+    sensitivity: tuple[Sensitivity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,7 +235,8 @@ class Results:
                 (temporary / name).write_text(content, encoding="utf-8", newline="")
 
     def _csv(self) -> str:
-        flat = [flatten(_plain(row)) for row in self.rows]
+        # One line per policy has no room for a grid; results.json has it.
+        flat = [flatten(_plain(replace(row, sensitivity=()))) for row in self.rows]
         out = io.StringIO()
         columns = list(dict.fromkeys(name for entry in flat for name in entry))
         writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -236,7 +260,7 @@ def _plain(value: Any) -> Any:
             plain["rate"] = _plain(value.rate)
             if plain["rate"] is None:
                 plain["reason"] = "no eligible step"
-        if isinstance(value, Estimate) and plain["value"] is None:
+        if isinstance(value, Estimate | Sensitivity) and plain["value"] is None:
             plain["reason"] = "no logged stay supports the policy"
         return plain
     if isinstance(value, Mapping):

@@ -8,6 +8,7 @@ import pytest
 from evaluation import EvaluationConfig, Results, evaluate_agents
 from evaluation.behavior import fit_behavior_policy
 from evaluation.estimators import weight_diagnostics
+from evaluation.fqe import FQEConfig
 from evaluation.rollout import rollout_value
 from evaluation.target import agent_probabilities
 from evaluation.trust import TrustGate, judge
@@ -17,7 +18,8 @@ from sepsis_gym.envs.sepsis import SepsisEnv
 from sepsis_gym.envs.vector import SepsisVectorEnv
 from sepsis_gym.errors import ConfigError
 
-QUICK = EvaluationConfig(resamples=50, rollout_episodes=8)
+FEW = FQEConfig(refits=3)
+QUICK = EvaluationConfig(resamples=50, rollout_episodes=8, fqe=FEW)
 
 
 class FixedAgent:
@@ -114,7 +116,7 @@ def test_an_agent_that_repeats_the_behavior_policy_gets_the_clinicians_value(tra
         def batch_probabilities(self, observations):
             return policy.probabilities(observations)
 
-    config = EvaluationConfig(resamples=20, softening=0.0)
+    config = EvaluationConfig(fqe=FEW, resamples=20, softening=0.0)
     clinicians, clone = evaluate_agents({"clone": Clone(UNIFORM)}, trajectories, config).rows
     mean = clinicians.estimates["mean_return"].value
     assert clone.estimates["wis"].value == pytest.approx(mean)
@@ -125,7 +127,7 @@ def test_an_agent_that_repeats_the_behavior_policy_gets_the_clinicians_value(tra
 
 def test_lost_support_is_null_with_a_reason(trajectories, tmp_path):
     never = np.eye(N_ACTIONS)[4]
-    config = EvaluationConfig(resamples=20, softening=0.0)
+    config = EvaluationConfig(fqe=FEW, resamples=20, softening=0.0)
     results = evaluate_agents({"never": FixedBatchAgent(never)}, trajectories, config)
     row = results.rows[1]
     assert row.weights.support_lost_at is not None
@@ -139,7 +141,7 @@ def test_lost_support_is_null_with_a_reason(trajectories, tmp_path):
 
 
 def test_ratio_cap_is_counted(trajectories):
-    config = EvaluationConfig(resamples=20, ratio_cap=1.0)
+    config = EvaluationConfig(fqe=FEW, resamples=20, ratio_cap=1.0)
     row = evaluate_agents({"r": FixedBatchAgent(UNIFORM)}, trajectories, config).rows[1]
     assert 0 < row.capped_share < 1
     assert row.weights.mean_rho <= 1
@@ -278,3 +280,41 @@ def test_agents_and_environments_of_another_cohort_are_refused(trajectories, toy
         evaluate_agents(
             {"one": FixedBatchAgent(CONSTANT)}, trajectories, QUICK, env=SepsisEnv(toy_model)
         )
+
+
+def test_sensitivity_repeats_the_row_where_the_choice_is_the_same(results, trajectories):
+    clinicians, constant, random, _ = results.rows
+    settings = [entry.setting for entry in constant.sensitivity[::2]]
+    assert settings[:4] == ["softening 0.001", "softening 0.01", "softening 0.05", "no ratio cap"]
+    assert settings[-2:] == ["gamma 0.9", "gamma 1"]
+    assert not any("softening" in entry.setting for entry in random.sensitivity)
+    same = [e for e in constant.sensitivity if e.setting in ("softening 0.01", "no ratio cap")]
+    for entry in same:
+        estimate = constant.estimates[entry.method]
+        assert (entry.value, entry.low, entry.high) == (estimate.value, estimate.low, estimate.high)
+        assert entry.ess == constant.weights.ess
+    capped = replace(QUICK, ratio_cap=2.0)
+    row = evaluate_agents({"random": FixedBatchAgent(UNIFORM)}, trajectories, capped).rows[1]
+    cut = {e.method: e for e in random.sensitivity if e.setting == "ratio cap 2"}
+    assert cut["wis"].value == row.estimates["wis"].value != random.estimates["wis"].value
+    undiscounted = trajectories.split("test").padded(trajectories.split("test").reward).sum(1)
+    last = clinicians.sensitivity[-1]
+    assert (last.setting, last.method) == ("gamma 1", "wpdis")
+    assert last.value == pytest.approx(undiscounted.mean())
+
+
+@pytest.mark.parametrize("kind", ["bca", "delta"])
+def test_other_intervals(trajectories, results, kind):
+    config = EvaluationConfig(fqe=FEW, resamples=200, interval=kind)
+    clinicians, row = evaluate_agents({"r": FixedBatchAgent(UNIFORM)}, trajectories, config).rows
+    estimate, percentile = row.estimates["wis"], results.rows[2].estimates["wis"]
+    assert estimate.value == percentile.value
+    assert (estimate.low, estimate.high) != (percentile.low, percentile.high)
+    assert estimate.low < estimate.value < estimate.high
+    own = clinicians.estimates["mean_return"]
+    assert (own.difference_low, own.difference_high) == (0, 0)
+
+
+def test_q_of_the_evaluated_stays_themselves_is_refused():
+    with pytest.raises(ConfigError, match="q_folds must be 2 or more, got 1: a Q fitted on the"):
+        EvaluationConfig(q_folds=1)
