@@ -96,6 +96,7 @@ class Row:
         counts: The agent's own counters, such as invalid replies.
         world_model_return: Return in the environment given, if one was.
         truth: What the evaluated policy is truly worth, on a synthetic cohort.
+        neural_fqe: Value by a neural Q of the training split, fitted once, so without an interval.
         sensitivity: The same policy under other softening, ratio caps and discounts.
     """
 
@@ -114,6 +115,7 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
     world_model_return: RolloutValue | None = None
     truth: TrueValue | None = None
+    neural_fqe: float | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
 
 

@@ -318,3 +318,19 @@ def test_other_intervals(trajectories, results, kind):
 def test_q_of_the_evaluated_stays_themselves_is_refused():
     with pytest.raises(ConfigError, match="q_folds must be 2 or more, got 1: a Q fitted on the"):
         EvaluationConfig(q_folds=1)
+
+
+def test_neural_fqe_is_asked_for(trajectories, monkeypatch):
+    asked = []
+
+    def stand_in(agent, train, evaluated, **settings):
+        asked.append((len(train), len(evaluated), settings))
+        return 3.5
+
+    monkeypatch.setattr("evaluation.evaluate.neural_fqe", stand_in)
+    agents = {"batch": FixedBatchAgent(CONSTANT), "walked": FixedAgent(UNIFORM)}
+    config = replace(QUICK, neural_fqe=True)
+    rows = evaluate_agents(agents, trajectories, config).rows
+    assert [row.neural_fqe for row in rows] == [None, 3.5, None]
+    sizes = tuple(len(trajectories.split(name)) for name in ("train", "test"))
+    assert asked == [(*sizes, {"gamma": 0.99, "softening": 0.01, "seed": 0})]
