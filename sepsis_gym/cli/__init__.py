@@ -15,7 +15,7 @@ _DESCRIPTION = (
 
 def build_app() -> SubcommandApp:
     """Collects the commands; each imports what it needs when it runs."""
-    from sepsis_gym.cli import agent, benchmark, cohort, demo, evaluate, llm, world_model
+    from sepsis_gym.cli import agent, benchmark, cohort, demo, evaluate, llm, report, world_model
 
     app = SubcommandApp()
     groups = {"cohort": cohort.app, "world-model": world_model.app, "agent": agent.app}
@@ -23,6 +23,7 @@ def build_app() -> SubcommandApp:
     for name, group in groups.items():
         app.command(group, name=name)
     app.command(name="evaluate")(evaluate.evaluate)
+    app.command(name="report")(report.report)
     app.command(name="demo")(demo.demo)
     return app
 

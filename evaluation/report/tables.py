@@ -1,0 +1,356 @@
+"""The report's tables: plain values, printed alike as HTML, CSV, JSON and LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from evaluation.results import Results, Row, flatten
+from evaluation.rollout import RolloutValue
+from evaluation.safety import Guidelines, Rule, rules
+from evaluation.trust import Trust
+from evaluation.truth import Measured
+from sepsis_gym.actions import N_LEVELS
+
+METHODS = {"dr": "DR", "wis": "WIS", "wpdis": "WPDIS", "wdr": "WDR", "fqe": "FQE"}
+"""Estimators in the order of the published table, then ours."""
+_CLINICIANS = "mean_return"
+_MINUS = "\N{MINUS SIGN}"
+
+Form = Literal["text", "count", "number", "percent"]
+
+
+class Interval(NamedTuple):
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+Cell = str | float | Interval | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; the form says how its cells are printed."""
+
+    title: str
+    form: Form = "text"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table.
+
+    Attributes:
+        cells: One for each column; None where there is nothing to say.
+        trust: Verdict on the row; a row that is not ok is greyed.
+        bold: Columns whose cell is set in bold.
+    """
+
+    cells: tuple[Cell, ...]
+    trust: Trust = "ok"
+    bold: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: Of its files.
+        title: Caption.
+        columns: Heads.
+        lines: Rows.
+        note: How to read it.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    note: str = ""
+
+    def to_csv(self) -> str:
+        """Raw values; an interval takes three columns."""
+        out = io.StringIO()
+        plain = self.to_plain()
+        names = list(dict.fromkeys(name for line in plain for name in line))
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(plain)
+        return out.getvalue()
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """Raw values by column, JSON types; a number that does not exist is None."""
+        return [
+            {
+                title: part if part == part else None
+                for column, cell in zip(self.columns, line.cells, strict=True)
+                for title, part in _parts(column.title, cell)
+            }
+            for line in self.lines
+        ]
+
+
+def _parts(title: str, cell: Cell) -> list[tuple[str, Cell]]:
+    if not isinstance(cell, Interval):
+        return [(title, cell)]
+    return [(title, cell.value), (f"{title} low", cell.low), (f"{title} high", cell.high)]
+
+
+def printed(number: float | str | None, form: Form) -> str:
+    """A number as the page and LaTeX show it; a dash where it does not exist."""
+    if number is None or number != number:
+        return "\N{EN DASH}"
+    if isinstance(number, str):
+        return number
+    shown = {
+        "text": lambda: str(number),
+        "count": lambda: f"{number:,}" if isinstance(number, int) else f"{number:,.1f}",
+        "number": lambda: f"{number:.2f}",
+        "percent": lambda: f"{100 * number:.1f}%",
+    }[form]()
+    return shown.replace("-", _MINUS) if form != "text" else shown
+
+
+def interval_of(row: Row, method: str, *, difference: bool = False) -> Interval | None:
+    """The estimate of a row, or its paired difference; the clinicians' is their mean return."""
+    estimate = row.estimates.get(_CLINICIANS) or row.estimates.get(method)
+    if estimate is None:
+        return None
+    if difference:
+        return Interval(estimate.difference, estimate.difference_low, estimate.difference_high)
+    return Interval(estimate.value, estimate.low, estimate.high)
+
+
+def build_tables(results: Results) -> dict[str, Table]:
+    """All tables that the results can fill, by name."""
+    makers = (_values, _weights, _actions, _safety, _rule_table, _truth, _errors)
+    tables = (make(results) for make in makers)
+    return {table.name: table for table in tables if table.lines}
+
+
+def _values(results: Results) -> Table:
+    methods = tuple(METHODS)
+    lines = []
+    for row in results.rows:
+        differences = (interval_of(row, method, difference=True) for method in methods)
+        clear = {
+            column
+            for column, difference in enumerate(differences, 1)
+            if row.trust == "ok" and difference and difference.excludes_zero
+        }
+        cells = (
+            row.policy,
+            *(interval_of(row, method) for method in methods),
+            row.safety.adherence,
+            row.safety.underdose.rate,
+            row.safety.overdose.rate,
+            _rollout(row.world_model_return),
+            row.trust,
+        )
+        lines.append(Line(cells, row.trust, frozenset(clear)))
+    return Table(
+        "values",
+        "Discounted return, adherence and dosing errors",
+        (
+            Column("Policy"),
+            *(Column(title, "number") for title in METHODS.values()),
+            Column("Adherence", "percent"),
+            Column("Underdosing", "percent"),
+            Column("Overdosing", "percent"),
+            Column("In the world model", "number"),
+            Column("Trust"),
+        ),
+        tuple(lines),
+        "Discounted return with its interval. The clinicians' value is the plain mean of what was "
+        "logged, whatever the estimator. Greyed: not to be trusted, for the reasons below. Bold: "
+        "trusted, and the interval of the paired difference to the clinicians excludes 0. "
+        "Underdosing and overdosing: per step in which the rule applies.",
+    )
+
+
+def _rollout(value: RolloutValue | None) -> Interval | None:
+    return None if value is None else Interval(value.mean, value.low, value.high)
+
+
+def _weights(results: Results) -> Table:
+    lines = []
+    for row in results.rows:
+        weights, rho = row.weights, row.mean_rho_interval
+        if weights is None:
+            continue
+        cells = (
+            row.policy,
+            weights.ess,
+            weights.ess / results.cohort["n_stays"],
+            Interval(weights.mean_rho, *(rho or (float("nan"), float("nan")))),
+            weights.largest_weight_share,
+            weights.zero_weight_share,
+            "never" if weights.support_lost_at is None else f"step {weights.support_lost_at}",
+            row.capped_share,
+            row.q_source,
+            row.q_outside_share,
+        )
+        lines.append(Line(cells, row.trust))
+    return Table(
+        "weights",
+        "How much the log says about each policy",
+        (
+            Column("Policy"),
+            Column("ESS", "count"),
+            Column("ESS / stays", "percent"),
+            Column("Mean cumulative ratio", "number"),
+            Column("Largest weight", "percent"),
+            Column("Stays without weight", "percent"),
+            Column("Support lost"),
+            Column("Ratios capped", "percent"),
+            Column("Q fitted on"),
+            Column("Q beyond rewards", "percent"),
+        ),
+        tuple(lines),
+        "ESS: effective sample size, the number of equally weighted stays that would tell as much. "
+        "The mean cumulative ratio is 1 in expectation if the behavior policy is right. Largest "
+        "weight: share of all weight on a single stay.",
+    )
+
+
+def _safety(results: Results) -> Table:
+    """Rules down, agents across; to how many steps a rule applies is the same for all of them."""
+    first = results.rows[0].safety
+    rule_by_name = {rule.name: rule for rule in _rules(results)}
+    lines = []
+    for name, rate in first.by_rule.items():
+        broken = (row.safety.by_rule[name].rate for row in results.rows)
+        rule = rule_by_name[name]
+        counts = (rate.eligible, rate.not_assessable)
+        lines.append(Line((_title(name), rule.kind, rule.severity, *counts, *broken)))
+    for severity, rate in first.by_severity.items():
+        broken = (row.safety.by_severity[severity].rate for row in results.rows)
+        counts = (rate.eligible, rate.not_assessable)
+        lines.append(Line((f"Any {severity} rule", "", severity, *counts, *broken)))
+    return Table(
+        "safety",
+        "Safety by rule: expected share of the steps it applies to in which it is broken",
+        (
+            Column("Rule"),
+            Column("Kind"),
+            Column("Severity"),
+            Column("Steps", "count"),
+            Column("Not assessable", "count"),
+            *(Column(row.agent, "percent") for row in results.rows),
+        ),
+        tuple(lines),
+        "Scored on the logged states, with the policy as it is, not softened. Not assessable: an "
+        "input was not measured within its hold time.",
+    )
+
+
+def _rule_table(results: Results) -> Table:
+    return Table(
+        "rules",
+        "What the rules say",
+        (Column("Rule"), Column("Broken where"), Column("Harm"), Column("Source")),
+        tuple(
+            Line((_title(rule.name), rule.definition, rule.harm, rule.source))
+            for rule in _rules(results)
+        ),
+    )
+
+
+def _rules(results: Results) -> tuple[Rule, ...]:
+    return rules(Guidelines(**results.config["guidelines"]))
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _actions(results: Results) -> Table:
+    columns = (
+        Column("Agent"),
+        Column("Fluid level", "count"),
+        *(Column(f"Vasopressor level {level}", "percent") for level in range(N_LEVELS)),
+    )
+    lines = (
+        Line((row.agent, level, *row.action_frequency[level * N_LEVELS :][:N_LEVELS]), row.trust)
+        for row in results.rows
+        for level in range(N_LEVELS)
+    )
+    return Table("actions", "Mean probability of each action", columns, tuple(lines))
+
+
+def _truth(results: Results) -> Table:
+    lines = []
+    for row in results.rows:
+        if truth := row.truth:
+            cells = (
+                row.policy,
+                _measured(truth.value),
+                _measured(truth.difference),
+                _measured(truth.survival),
+                _measured(truth.hypotension),
+                truth.episodes,
+            )
+            lines.append(Line(cells))
+    return Table(
+        "truth",
+        "What each policy is truly worth",
+        (
+            Column("Policy"),
+            Column("True value", "number"),
+            Column("Minus clinicians", "number"),
+            Column("Alive at 90 days", "percent"),
+            Column("Hypotension, min a day", "number"),
+            Column("Patients", "count"),
+        ),
+        tuple(lines),
+        "Measured by letting the policy treat new simulated patients of the cohort's population.",
+    )
+
+
+def _errors(results: Results) -> Table:
+    lines = []
+    for row in results.rows:
+        if row.truth is None:
+            continue
+        true = row.truth.value.value
+        cells: list[Cell] = [row.policy, true]
+        for method in METHODS:
+            estimate = interval_of(row, method)
+            covered = estimate and estimate.low <= true <= estimate.high
+            cells += [estimate and estimate.value - true, "yes" if covered else "no"]
+        lines.append(Line(tuple(cells), row.trust))
+    methods = (
+        column
+        for title in METHODS.values()
+        for column in (Column(f"{title} error", "number"), Column(f"{title} covers"))
+    )
+    return Table(
+        "errors",
+        "Estimates against the truth",
+        (Column("Policy"), Column("True value", "number"), *methods),
+        tuple(lines),
+        "Error: estimate minus true value. Covers: whether its interval holds the true value.",
+    )
+
+
+def _measured(value: Measured) -> Interval:
+    return Interval(value.value, value.low, value.high)
+
+
+def provenance(results: Results) -> dict[str, Mapping[str, Any]]:
+    """Cohort, settings and versions as flat names and values."""
+    return {
+        "Cohort": flatten(results.cohort),
+        "Versions": results.versions,
+        "Settings": flatten(results.config),
+    }
