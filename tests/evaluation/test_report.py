@@ -17,7 +17,8 @@ from evaluation.truth import Measured, TrueValue
 from sepsis_gym.actions import N_ACTIONS
 from tests.browser import CHROMIUM, chromium
 
-SECTIONS = [
+SECTIONS = ["values", "intervals", "weights", "actions", "safety", "behavior"]
+SECTIONS += ["truth", "provenance"]
     "values",
     "intervals",
     "weights",
