@@ -19,15 +19,6 @@ from tests.browser import CHROMIUM, chromium
 
 SECTIONS = ["values", "intervals", "weights", "actions", "safety", "behavior"]
 SECTIONS += ["truth", "provenance"]
-    "values",
-    "intervals",
-    "weights",
-    "actions",
-    "safety",
-    "behavior",
-    "truth",
-    "provenance",
-]
 
 
 class Constant:
