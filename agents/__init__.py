@@ -5,11 +5,19 @@
 """
 
 from agents.policy import AgentRecord, BatchPolicy, check_preprocessing
-from agents.registry import available_agents, load_agent, make_agent, save_agent, train_agent
+from agents.registry import (
+    agent_digest,
+    available_agents,
+    load_agent,
+    make_agent,
+    save_agent,
+    train_agent,
+)
 
 __all__ = [
     "AgentRecord",
     "BatchPolicy",
+    "agent_digest",
     "available_agents",
     "check_preprocessing",
     "load_agent",

@@ -105,6 +105,19 @@ def save_agent(agent: SavableAgent, path: str | os.PathLike[str]) -> None:
 
     ``agent.json`` holds a hash of the weights, so a half-replaced folder does not load.
     """
+    described, weights = _describe(agent)
+    with whole_folder(path) as temporary:
+        (temporary / WEIGHTS_FILE).write_bytes(weights)
+        (temporary / DESCRIPTION_FILE).write_text(json.dumps(described, indent=1))
+
+
+def agent_digest(agent: SavableAgent) -> str:
+    """SHA-256 of all that :func:`save_agent` would write."""
+    described, _ = _describe(agent)  # which holds the hash of the weights
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(agent: SavableAgent) -> tuple[dict[str, Any], bytes]:
     record = agent.to_record()
     weights = save(record.weights)
     described = {
@@ -115,9 +128,7 @@ def save_agent(agent: SavableAgent, path: str | os.PathLike[str]) -> None:
         "provenance": record.provenance,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    with whole_folder(path) as temporary:
-        (temporary / WEIGHTS_FILE).write_bytes(weights)
-        (temporary / DESCRIPTION_FILE).write_text(json.dumps(described, indent=1))
+    return described, weights
 
 
 def load_agent(path: str | os.PathLike[str], *, trust_code: bool = False) -> Agent:

@@ -258,6 +258,7 @@ class Evaluation:
             world_model_return=rollout,
             neural_fqe=self._neural_fqe(agent, softening),
             sensitivity=self._sensitivity(taken, softening),
+            softening=softening,
         )
 
     def _mean_over_decisions(self, probabilities: Floats) -> tuple[float, ...]:

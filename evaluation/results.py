@@ -19,8 +19,9 @@ from evaluation.behavior import BehaviorReport
 from evaluation.estimators import WeightDiagnostics
 from evaluation.rollout import RolloutValue
 from evaluation.safety import Rate, SafetyReport
+from evaluation.seeds import OverSeeds
 from evaluation.trust import Trust
-from evaluation.truth import TrueValue
+from evaluation.truth import Measured, TrueValue
 from sepsis_gym.errors import SourceError
 from sepsis_gym.files import whole_folder
 
@@ -98,6 +99,7 @@ class Row:
         truth: What the evaluated policy is truly worth, on a synthetic cohort.
         neural_fqe: Value by a neural Q of the training split, fitted once, so without an interval.
         sensitivity: The same policy under other softening, ratio caps and discounts.
+        softening: Share of the uniform policy in the evaluated policy.
     """
 
     agent: str
@@ -117,6 +119,7 @@ class Row:
     truth: TrueValue | None = None
     neural_fqe: float | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
+    softening: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class Results:
         config: Settings, plain JSON.
         notes: What must be read with the table.
         versions: Of the software that scored, by name.
+        seeds: Agents that were trained several times, summed up.
     """
 
     rows: tuple[Row, ...]
@@ -138,6 +142,7 @@ class Results:
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    seeds: tuple[OverSeeds, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a number that does not exist is None, with a reason beside it."""
@@ -167,7 +172,7 @@ class Results:
             )
         return from_plain(plain, cls, source=file)
 
-    def to_text(self, *, color: bool = False, width: int = 185) -> str:
+    def to_text(self, *, color: bool = False, width: int = 200) -> str:
         """The table, its warnings and notes; rows that are not ok are marked, and dim in color.
 
         Args:
@@ -185,6 +190,10 @@ class Results:
             if row.counts:
                 told = ", ".join(f"{name} {count}" for name, count in row.counts.items())
                 console.print(Text(f"{row.policy}: counted: {told}"))
+        for summed in self.seeds:
+            told = f"{summed.value:#.3g} [{summed.low:#.3g}, {summed.high:#.3g}]"
+            measured = f"{summed.measure}, interquartile mean of {summed.seeds} seeds"
+            console.print(Text(f"{summed.group}: {measured}: {told}"))
         report = self.behavior
         console.print(
             Text(
@@ -200,13 +209,14 @@ class Results:
 
     def _table(self) -> Table:
         simulated = any(row.world_model_return for row in self.rows)
+        known = any(row.truth for row in self.rows)
         heading = Text(f"{self.cohort['n_stays']} held-out stays")
         table = Table(
             title=heading, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True
         )
         table.add_column("Policy", min_width=_POLICY_WIDTH)
         titles = [*_COLUMNS.values(), "ESS", "Mean rho", "Top weight", "Adherence"]
-        for title in titles + ["World model"] * simulated:
+        for title in titles + ["World model"] * simulated + ["Truth"] * known:
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("Trust")
         for row in self.rows:
@@ -220,6 +230,8 @@ class Results:
             ]
             if simulated:
                 cells.append(_interval(row.world_model_return))
+            if known:
+                cells.append(_interval(row.truth.value if row.truth else None))
             style = None if row.trust == "ok" else "dim"
             texts = (Text(cell) for cell in (row.policy, *cells, row.trust))
             table.add_row(*texts, style=style)
@@ -247,7 +259,7 @@ class Results:
         return out.getvalue()
 
 
-def _interval(estimate: Estimate | RolloutValue | None) -> str:
+def _interval(estimate: Estimate | RolloutValue | Measured | None) -> str:
     if estimate is None:
         return ""
     value = estimate.mean if isinstance(estimate, RolloutValue) else estimate.value

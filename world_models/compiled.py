@@ -121,7 +121,11 @@ class CompiledStep:
         )  # fmt: skip
         before = patients.values, patients.ventilated, patients.known(preprocessing), patients.step
         shape = (n, N_FEATURES)
-        values, age, tube = np.empty(shape, np.float32), np.empty(shape, np.int16), np.empty(n, bool)
+        values, age, tube = (
+            np.empty(shape, np.float32),
+            np.empty(shape, np.int16),
+            np.empty(n, bool),
+        )
         told = np.empty(n, np.int8), np.empty(n, np.float32), np.empty(n, np.float32)
         noted = (
             np.empty(shape, np.bool_), np.zeros((n, OBSERVATION_SIZE), np.float32),
@@ -139,7 +143,16 @@ class CompiledStep:
             shared, outputs, memory = self._forward(patients.memory, own)
             together = noise @ self._noise_weight
             _move_all(
-                *self._tables, *seen, *doses, *before, own, shared, outputs, together, chance, *after
+                *self._tables,
+                *seen,
+                *doses,
+                *before,
+                own,
+                shared,
+                outputs,
+                together,
+                chance,
+                *after,
             )
         return values, age, tube, memory, *told, *noted
 
@@ -319,9 +332,7 @@ def _read_all(  # type: ignore[no-untyped-def]
     factors, age, shown, last_fluid, last_dose, fluid, dose, inputs
 ):
     for i in range(len(age)):
-        _read(
-            factors, age[i], shown[i], last_fluid[i], last_dose[i], fluid[i], dose[i], inputs[i]
-        )
+        _read(factors, age[i], shown[i], last_fluid[i], last_dose[i], fluid[i], dose[i], inputs[i])
 
 
 @njit(**_OPTIONS)

@@ -133,7 +133,7 @@ def interval_of(row: Row, method: str, *, difference: bool = False) -> Interval 
 
 def build_tables(results: Results) -> dict[str, Table]:
     """All tables that the results can fill, by name."""
-    makers = (_values, _weights, _actions, _safety, _rule_table, _truth, _errors)
+    makers = (_values, _weights, _actions, _safety, _rule_table, _truth, _errors, _seeds)
     tables = (make(results) for make in makers)
     return {table.name: table for table in tables if table.lines}
 
@@ -345,6 +345,26 @@ def _errors(results: Results) -> Table:
 
 def _measured(value: Measured) -> Interval:
     return Interval(value.value, value.low, value.high)
+
+
+def _seeds(results: Results) -> Table:
+    lines = (
+        Line((each.group, each.measure, Interval(each.value, each.low, each.high), each.seeds))
+        for each in results.seeds
+    )
+    return Table(
+        "seeds",
+        "Agents that were trained several times",
+        (
+            Column("Agent"),
+            Column("Measure"),
+            Column("Interquartile mean", "number"),
+            Column("Seeds", "count"),
+        ),
+        tuple(lines),
+        "The interval resamples seeds, not stays: it tells how much a training run varies. No row "
+        "becomes trustworthy by it.",
+    )
 
 
 def provenance(results: Results) -> dict[str, Mapping[str, Any]]:

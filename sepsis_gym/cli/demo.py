@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes
 from evaluation import EvaluationConfig
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.cohort import build_synthetic, print_cohort
-from sepsis_gym.cli.evaluate import LLMConfig, score
+from sepsis_gym.cli.evaluate import TRUTH_PATIENTS, LLMConfig, score
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.trajectories import Trajectories
 from world_models import TrainConfig
@@ -23,9 +23,10 @@ def demo(
     seed: int = 0,
     epochs: int | None = None,
     gradient_steps: int | None = None,
+    truth_patients: int = TRUTH_PATIENTS,
     llm: Annotated[LLMConfig, OmitArgPrefixes] = LLMConfig(),  # noqa: B008
 ) -> None:
-    """Makes a small synthetic cohort, trains a world model, BCQ and CQL, and scores everything.
+    """Makes a small synthetic cohort, trains a world model, BCQ and CQL, scores and reports.
 
     Research software, never for patient care.
 
@@ -35,10 +36,12 @@ def demo(
         seed: Of the cohort, the trainings and the bootstrap.
         epochs: Of the world model; its default if not given.
         gradient_steps: Of BCQ and CQL; their default if not given.
+        truth_patients: New patients that measure true values; 0 for none.
         llm: With --base-url and --llm-model the language-model agent is scored as well.
     """
     from agents import train_agent
     from agents.offline import BcqConfig, CqlConfig
+    from evaluation.report import write_report
     from world_models.training import train_world_model
 
     console = Console()
@@ -59,12 +62,21 @@ def demo(
         for name, config in configs.items()
     }
     console.rule("4  off-policy evaluation on held-out stays")
-    evaluation = EvaluationConfig(seed=seed)
-    results = score(trajectories, agents, out / "results", model=model, llm=llm, config=evaluation)
+    results = score(
+        trajectories,
+        agents,
+        out / "results",
+        model=model,
+        truth_patients=truth_patients,
+        llm=llm,
+        config=EvaluationConfig(seed=seed),
+    )
     print(results.to_text())
+    console.rule("5  report")
+    page = write_report(results, out / "report")
     if llm.base_url is None:
         print("no language-model agent: serve a model and give --base-url and --llm-model")
-    print(f"written to {out}: cohort/, world-model/, agents/, results/")
+    print(f"written to {out}: cohort/, world-model/, agents/, results/; read {page}")
 
 
 def _cohort(folder: Path, patients: int, seed: int) -> Trajectories:

@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes
 
-from evaluation import EvaluationConfig, Results, evaluate_agents
+from evaluation import EvaluationConfig, Results
 from sepsis_gym.actions import N_ACTIONS, encode_action
 from sepsis_gym.agent import Agent
-from sepsis_gym.dynamics import TransitionModel
+from sepsis_gym.cli.row_by_row import score_one_by_one
 from sepsis_gym.envs import SepsisVectorEnv
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.files import check_target
-from sepsis_gym.registration import resolve_model
 from sepsis_gym.trajectories import Trajectories
+from world_models import ClinicalWorldModel, load_world_model
 
 if TYPE_CHECKING:
     from agents.llm import OpenAIBackend
 
+TRUTH_PATIENTS = 1024
 _ROLLOUT_ENVS = 64
 
 
@@ -49,34 +50,60 @@ def evaluate(
     out: Path,
     agents: tuple[str, ...] = (),
     world_model: str | None = "default",
+    truth_patients: int = TRUTH_PATIENTS,
     llm: Annotated[LLMConfig, OmitArgPrefixes] = LLMConfig(),
     config: Annotated[EvaluationConfig, OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
 ) -> None:
     """Scores agents off-policy on the test split, beside clinicians and constant baselines.
 
+    Each row is shown and kept as it comes: run again after an interruption, it goes on.
+
     Args:
         cohort: Folder written by ``sepsis-gym cohort``.
-        out: Folder for results.txt, results.csv and results.json.
-        agents: Agent folders, or names of agents that need no training.
+        out: Folder for results.txt, results.csv, results.json and the rows that are kept.
+        agents: Agent folders, names of agents that need no training, or folders of several agent
+            folders: the seeds of one agent, which are also summed up.
         world_model: Name or folder of the world model that agents simulate with, and in which
             their return is measured if it was trained on this cohort; None for none.
+        truth_patients: New patients that measure true values if the cohort is synthetic; 0 for
+            none.
         llm: With --base-url and --llm-model the language-model agent is scored as well.
         config: Settings of the evaluation.
     """
-    from agents import load_agent, make_agent
-
     trajectories = Trajectories.load(cohort)
-    model = None if world_model is None else resolve_model(world_model)
-    chosen: dict[str, Agent] = {}
-    for given in agents:
-        is_folder = Path(given).is_dir()
-        name = Path(given).resolve().name if is_folder else given
-        if name in chosen:
-            raise ConfigError(f"two agents are called {name!r}: rename a folder")
-        chosen[name] = load_agent(given) if is_folder else make_agent(given)
-    results = score(trajectories, chosen, out, model=model, llm=llm, config=config)
+    model = None if world_model is None else load_world_model(world_model)
+    results = score(
+        trajectories,
+        _open_agents(agents),
+        out,
+        model=model,
+        truth_patients=truth_patients,
+        llm=llm,
+        config=config,
+    )
     print(results.to_text())
-    print(f"written to {out}")
+    print(f"written to {out}; as a page: sepsis-gym report {out}")
+
+
+def _open_agents(given: tuple[str, ...]) -> dict[str, Agent]:
+    from agents import load_agent, make_agent
+    from agents.registry import DESCRIPTION_FILE
+
+    chosen: dict[str, Agent] = {}
+    for each in given:
+        folder = Path(each).resolve()
+        found: dict[str, Path | None] = {each: None}
+        if folder.is_dir():
+            seeds = sorted(file.parent for file in folder.glob(f"*/{DESCRIPTION_FILE}"))
+            whole = (folder / DESCRIPTION_FILE).exists() or not seeds
+            found = {folder.name: folder}
+            if not whole:
+                found = {f"{folder.name}/{seed.name}": seed for seed in seeds}
+        for name, path in found.items():
+            if name in chosen:
+                raise ConfigError(f"two agents are called {name!r}: rename a folder")
+            chosen[name] = load_agent(path) if path else make_agent(name)
+    return chosen
 
 
 def score(
@@ -84,7 +111,8 @@ def score(
     agents: dict[str, Agent],
     out: Path,
     *,
-    model: TransitionModel | None,
+    model: ClinicalWorldModel | None,
+    truth_patients: int,
     llm: LLMConfig,
     config: EvaluationConfig,
 ) -> Results:
@@ -95,6 +123,7 @@ def score(
         agents: By name.
         out: Folder to write.
         model: World model to simulate with.
+        truth_patients: See :func:`evaluate`.
         llm: Where a language model is served, if one is to be scored.
         config: Settings.
     """
@@ -120,7 +149,16 @@ def score(
     env = None
     if model is not None and model.preprocessing == trajectories.preprocessing:
         env = SepsisVectorEnv(_ROLLOUT_ENVS, model)
-    results = evaluate_agents(agents, trajectories, config, model=model, env=env)
+    results = score_one_by_one(
+        agents,
+        trajectories,
+        out,
+        config,
+        model=model,
+        env=env,
+        truth_patients=truth_patients,
+        served={"llm": repr(llm)},
+    )
     results.save(out)
     return results
 

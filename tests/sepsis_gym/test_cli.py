@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="the torch extra is not installed")
 pytest.importorskip("d3rlpy", reason="the offline extra is not installed")
 
+from evaluation.evaluate import Evaluation
 from sepsis_gym.cli import main
 from sepsis_gym.registration import SAMPLE_COHORT
 from sepsis_gym.trajectories import Trajectories
@@ -192,6 +193,45 @@ def test_what_a_language_model_knows_stands_beside_the_world_model(
             assert score["auprc"]["value"] == pytest.approx(score["positive"] / score["asked"])
 
 
+def test_an_evaluation_that_was_killed_goes_on_and_ends_alike(capsys, tmp_path, monkeypatch):
+    agents = tmp_path / "agents"
+    for seed in ("0", "1"):
+        training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT)
+        where = ("--out", agents / "clinician" / f"seed-{seed}", "--seed", seed)
+        main([str(arg) for arg in (*training, *where)])
+    quick = ("--resamples", "20", "--rollout-episodes", "64", "--truth-patients", "16")
+    evaluate = ("evaluate", "--cohort", SAMPLE_COHORT, "--agents", agents / "clinician", *quick)
+    scored = []
+    row = Evaluation.row
+
+    def stop_at_the_third(self, name, agent):
+        scored.append(name)
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return row(self, name, agent)
+
+    monkeypatch.setattr(Evaluation, "row", stop_at_the_third)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in (*evaluate, "--out", tmp_path / "killed")])
+    assert stopped.value.code == 130
+    assert not (tmp_path / "killed/results.json").exists()
+    capsys.readouterr()
+    main([str(arg) for arg in (*evaluate, "--out", tmp_path / "killed")])
+    told = capsys.readouterr().out
+    assert told.count("(kept)") == 2
+    main([str(arg) for arg in (*evaluate, "--out", tmp_path / "whole")])
+    killed, whole = (tmp_path / name / "results.json" for name in ("killed", "whole"))
+    assert killed.read_bytes() == whole.read_bytes()
+    results = json.loads(whole.read_text())
+    names = [row["agent"] for row in results["rows"]]
+    assert len(scored) == 3 + (len(names) - 1 - 2) + (len(names) - 1)
+    assert {"clinician/seed-0", "clinician/seed-1"} < set(names)
+    assert {each["group"] for each in results["seeds"]} == {"clinician"}
+    capsys.readouterr()
+    main([str(arg) for arg in (*evaluate, "--gamma", "0.9", "--out", tmp_path / "killed")])
+    assert "(kept)" not in capsys.readouterr().out  # another question, other rows
+
+
 def test_credentialed_rows_are_not_sent_to_a_foreign_server(capsys, tables, tmp_path):
     pytest.importorskip("openai", reason="the llm extra is not installed")
     main(["cohort", "mimic", "--mimic-dir", str(tables), "--out", str(tmp_path / "cohort")])
@@ -215,7 +255,8 @@ def test_agent_list(capsys):
 def test_the_demo_runs_whole_and_its_world_model_opens(capsys, tmp_path):
     out = tmp_path / "demo"
     short = ("--patients", "120", "--epochs", "2", "--gradient-steps", "20")
-    main(["demo", "--out", str(out), *short])
+    truth = ("--truth-patients", "32")
+    main(["demo", "--out", str(out), *short, *truth])
     told = capsys.readouterr().out
     assert "never for patient care" in told
     assert str(out) in told.replace("\n", "")
@@ -225,6 +266,8 @@ def test_the_demo_runs_whole_and_its_world_model_opens(capsys, tmp_path):
     baselines = {"no_treatment", "low_fluid", "maximum_dose", "random"}
     assert {"clinician", "bcq", "cql", *baselines} == set(names[1:])
     assert all(row["world_model_return"] for row in results["rows"][1:])
+    assert all(row["truth"]["episodes"] > 0 for row in results["rows"])
+    assert (out / "report/report.html").stat().st_size > 100_000
     assert (out / "results/results.csv").read_text().count("\n") == len(names) + 1
     cohort = Trajectories.load(out / "cohort")
     env = gym.make("SepsisWM-v0", model=out / "world-model")
@@ -232,7 +275,7 @@ def test_the_demo_runs_whole_and_its_world_model_opens(capsys, tmp_path):
     assert not cohort.manifest.credentialed
     again = ("evaluate", "--cohort", out / "cohort", "--out", tmp_path / "again")
     agents = ("--agents", out / "agents/bcq", "random", "--world-model", out / "world-model")
-    main([str(arg) for arg in (*again, *agents)])
+    main([str(arg) for arg in (*again, *agents, *truth)])
     repeated = json.loads((tmp_path / "again/results.json").read_text())["rows"]
     before = next(row for row in results["rows"] if row["agent"] == "bcq")
     assert before in repeated

@@ -166,7 +166,9 @@ def test_what_is_worked_out_about_a_state_moves_with_it(model):
     mine = np.arange(40) % 3 == 0
     checked(patients.take(mine), model.preprocessing, atol=1e-5)
     put = checked(patients.put(~mine, others.take(~mine)), model.preprocessing, atol=1e-5)
-    mixed = checked(patients.take(mine).interleave(mine, others.take(~mine)), model.preprocessing, atol=1e-5)
+    mixed = checked(
+        patients.take(mine).interleave(mine, others.take(~mine)), model.preprocessing, atol=1e-5
+    )
     np.testing.assert_array_equal(put.values, mixed.values)
     np.testing.assert_array_equal(put.sofa(model.preprocessing), mixed.sofa(model.preprocessing))
 

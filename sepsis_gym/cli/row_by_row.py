@@ -1,0 +1,128 @@
+"""Scores agents one by one and keeps each row, so that a run that was stopped goes on."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation import EvaluationConfig, Results
+from evaluation.evaluate import Evaluation
+from evaluation.results import Row
+from evaluation.row_store import RowStore
+from evaluation.seeds import over_seeds
+from sepsis_gym.agent import Agent, BatchAgent
+from sepsis_gym.envs import SepsisVectorEnv
+from sepsis_gym.trajectories import Trajectories
+from world_models import ClinicalWorldModel
+
+if TYPE_CHECKING:
+    from evaluation.truth import Truth
+
+_PACKAGES = ("sepsis_gym", "world_models", "agents", "evaluation")
+_VERSIONS = ("sepsis-gym", "numpy", "scikit-learn", "scipy")
+_SHOWN = ("dr", "wis", "wpdis")
+
+
+def score_one_by_one(
+    agents: Mapping[str, Agent],
+    trajectories: Trajectories,
+    out: Path,
+    config: EvaluationConfig,
+    *,
+    model: ClinicalWorldModel | None,
+    env: SepsisVectorEnv | None,
+    truth_patients: int,
+    served: Mapping[str, str],
+) -> Results:
+    """Scores agents, showing each row as it comes; kept rows are not scored again.
+
+    Args:
+        agents: By name.
+        trajectories: The cohort.
+        out: Folder whose ``rows`` holds what is kept.
+        config: Settings.
+        model: World model to simulate with.
+        env: Where to measure the agents' return as well.
+        truth_patients: New patients that measure true values if the cohort is synthetic.
+        served: What tells agents apart that cannot be saved, by name.
+    """
+    evaluation = Evaluation(trajectories, config, model=model, env=env)
+    for name, agent in agents.items():
+        evaluation.check(name, agent)
+    truth = _truth(trajectories, config, truth_patients)
+    shared = {
+        "cohort": trajectories.content_hash,
+        "config": asdict(config),
+        "world_model": _digest_of(model),
+        "truth_patients": truth_patients,
+        "code": _digest_of_code(),
+    }
+    store = RowStore(out / "rows", shared)
+    rows = [evaluation.clinicians()]
+    if truth:
+        rows = [replace(rows[0], truth=truth.clinicians)]
+    _show(rows[0])
+    for name, agent in agents.items():
+        digest = _agent_digest(agent, served.get(name))
+        row = store.read(name, digest) if digest else None
+        _show(row, "kept") if row else None
+        if row is None:
+            row = evaluation.row(name, agent)
+            if truth and isinstance(agent, BatchAgent):
+                row = replace(row, truth=truth.value(agent, softening=row.softening))
+            if digest:
+                store.write(row, digest)
+            _show(row)
+        rows.append(row)
+    return replace(
+        evaluation.results(rows),
+        versions={package: version(package) for package in _VERSIONS},
+        seeds=over_seeds(rows, confidence=config.confidence),
+    )
+
+
+def _truth(trajectories: Trajectories, config: EvaluationConfig, patients: int) -> "Truth | None":
+    if not patients or "synthetic" not in trajectories.manifest.config:
+        return None
+    from evaluation.truth import Truth, TruthConfig
+
+    settings = TruthConfig(episodes=patients, confidence=config.confidence)
+    return Truth(trajectories, gamma=config.gamma, config=settings)
+
+
+def _show(row: Row, note: str = "") -> None:
+    estimates = {"mean return": row.estimates.get("mean_return")}
+    estimates |= {name.upper(): row.estimates.get(name) for name in _SHOWN}
+    told = [f"{n} {e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for n, e in estimates.items() if e]
+    told += [f"ESS {row.weights.ess:.1f}"] if row.weights else []
+    told += [f"truly {row.truth.value.value:.2f}"] if row.truth else []
+    print(f"{row.policy}: {', '.join(told)}; {row.trust}{note and f' ({note})'}", flush=True)
+
+
+def _agent_digest(agent: Agent, served: str | None) -> str | None:
+    """What the agent's row is kept under; None for an agent that nothing can tell apart."""
+    from agents import agent_digest
+
+    saving: Any = agent
+    return agent_digest(saving) if hasattr(agent, "to_record") else served
+
+
+def _digest_of(model: ClinicalWorldModel | None) -> str | None:
+    if model is None:
+        return None
+    digest = hashlib.sha256()
+    for name, array in sorted(model.weights.items()):
+        digest.update(name.encode() + array.tobytes())
+    digest.update(model.noise_factor.tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_code() -> str:
+    """Another version of the code may score otherwise."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[2]
+    for package in _PACKAGES:
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
