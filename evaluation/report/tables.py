@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from evaluation.results import Results, Row, flatten
@@ -133,9 +133,38 @@ def interval_of(row: Row, method: str, *, difference: bool = False) -> Interval 
 
 def build_tables(results: Results) -> dict[str, Table]:
     """All tables that the results can fill, by name."""
-    makers = (_values, _weights, _actions, _safety, _rule_table, _truth, _errors, _seeds)
-    tables = (make(results) for make in makers)
+    makers = (
+        _values,
+        _weights,
+        _actions,
+        _safety,
+        _rule_table,
+        _truth,
+        _errors,
+        _sensitivity,
+        _seeds,
+    )
+    tables = (_without_empty_columns(make(results)) for make in makers)
     return {table.name: table for table in tables if table.lines}
+
+
+def _without_empty_columns(table: Table) -> Table:
+    kept = [
+        column
+        for column in range(len(table.columns))
+        if any(line.cells[column] is not None for line in table.lines)
+    ]
+    lines = (
+        replace(
+            line,
+            cells=tuple(line.cells[column] for column in kept),
+            bold=frozenset(new for new, old in enumerate(kept) if old in line.bold),
+        )
+        for line in table.lines
+    )
+    return replace(
+        table, columns=tuple(table.columns[column] for column in kept), lines=tuple(lines)
+    )
 
 
 def _values(results: Results) -> Table:
@@ -154,6 +183,7 @@ def _values(results: Results) -> Table:
             row.safety.adherence,
             row.safety.underdose.rate,
             row.safety.overdose.rate,
+            row.neural_fqe,
             _rollout(row.world_model_return),
             row.trust,
         )
@@ -167,6 +197,7 @@ def _values(results: Results) -> Table:
             Column("Adherence", "percent"),
             Column("Underdosing", "percent"),
             Column("Overdosing", "percent"),
+            Column("Neural FQE", "number"),
             Column("In the world model", "number"),
             Column("Trust"),
         ),
@@ -345,6 +376,31 @@ def _errors(results: Results) -> Table:
 
 def _measured(value: Measured) -> Interval:
     return Interval(value.value, value.low, value.high)
+
+
+def _sensitivity(results: Results) -> Table:
+    """One line for each policy and method, one column for each other choice."""
+    settings = list(dict.fromkeys(s.setting for row in results.rows for s in row.sensitivity))
+    lines = []
+    for row in results.rows:
+        for method in dict.fromkeys(each.method for each in row.sensitivity):
+            found = {s.setting: s for s in row.sensitivity if s.method == method}
+            others = (
+                Interval(found[name].value, found[name].low, found[name].high)
+                if name in found
+                else None
+                for name in settings
+            )
+            cells = (row.agent, METHODS[method], interval_of(row, method), *others)
+            lines.append(Line(cells, row.trust))
+    columns = (Column(name.capitalize(), "number") for name in settings)
+    return Table(
+        "sensitivity",
+        "The same policies under other choices",
+        (Column("Agent"), Column("Estimator"), Column("As evaluated", "number"), *columns),
+        tuple(lines),
+        "A value that turns with a choice of the analyst says little about the policy.",
+    )
 
 
 def _seeds(results: Results) -> Table:

@@ -18,7 +18,7 @@ from sepsis_gym.actions import N_ACTIONS
 from tests.browser import CHROMIUM, chromium
 
 SECTIONS = ["values", "intervals", "weights", "actions", "safety", "behavior"]
-SECTIONS += ["truth", "provenance"]
+SECTIONS += ["truth", "sensitivity", "provenance"]
 
 
 class Constant:
