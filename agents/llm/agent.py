@@ -116,13 +116,20 @@ class LLMAgent:
         return np.bincount(decisions, minlength=N_ACTIONS) / len(decisions)
 
     def _decide_times(self, n: int, observation: NDArray[np.float32], info: Info) -> list[int]:
-        if self._present is None or self._present["step"] != info["step"]:
-            if self._present is not None:
-                self._history.append(prompt.history_line(self._present))
-            self._present, self._decisions = info, []
+        if self._turns_to(info):
+            self._decisions = []
         while len(self._decisions) < n:
             self._decisions.append(self._decide(observation, info, len(self._decisions)))
         return self._decisions[:n]
+
+    def _turns_to(self, info: Info) -> bool:
+        """Whether this is another state than the last one asked about, which then is history."""
+        if self._present is not None and self._present["step"] == info["step"]:
+            return False
+        if self._present is not None:
+            self._history.append(prompt.history_line(self._present))
+        self._present = info
+        return True
 
     def _decide(self, observation: NDArray[np.float32], info: Info, draw: int) -> int:
         if self.simulate and self._simulator is None:

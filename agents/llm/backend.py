@@ -2,13 +2,18 @@
 
 import ipaddress
 import math
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sepsis_gym.errors import BackendError, ConfigError
 
 Message = dict[str, Any]
+_AROUND = string.whitespace + string.punctuation
 _TOP_TOKENS = 20  # the most that OpenAI and an unconfigured vLLM give
 
 
@@ -186,7 +191,7 @@ class OpenAIBackend:
             messages, temperature=0.0, max_tokens=1, logprobs=True, top_logprobs=_TOP_TOKENS
         )
         given = answer.choices[0].logprobs
-        if given is None or not given.content:
+        if given is None or not given.content or not given.content[0].top_logprobs:
             raise BackendError(f"{self.model} gave no token log-probabilities: draw samples")
         return {token.token: math.exp(token.logprob) for token in given.content[0].top_logprobs}
 
@@ -203,6 +208,31 @@ class OpenAIBackend:
         if not getattr(answer, "choices", None):
             raise BackendError(f"{self.model} answered without a choice")
         return answer
+
+
+def shares_of(answers: Sequence[str], tokens: Mapping[str, float]) -> NDArray[np.float64] | None:
+    """Probability of each answer among them, from those of the first token of a reply.
+
+    A token stands for an answer if it is the same word or digit, whatever the case and the
+    punctuation around it.
+
+    Args:
+        answers: The k answers allowed, lower case.
+        tokens: Made by :meth:`ChatBackend.next_token`.
+
+    Returns:
+        [k] summing to 1; None if the likeliest token is none of the answers.
+    """
+    mass = np.zeros(len(answers))
+    for token, probability in tokens.items():
+        if (word := _word(token)) in answers:
+            mass[answers.index(word)] += probability
+    likeliest = max(tokens, key=tokens.__getitem__)
+    return mass / mass.sum() if _word(likeliest) in answers else None
+
+
+def _word(token: str) -> str:
+    return token.strip(_AROUND).lower()
 
 
 def _is_loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from agents.llm import prompt
-from agents.llm.backend import ChatBackend, Message
+from agents.llm.backend import ChatBackend, Message, shares_of
 from sepsis_gym.envs.replay import SepsisReplayEnv
 from sepsis_gym.trajectories import Trajectories
 
@@ -85,14 +85,8 @@ def ask(
 
 
 def _token(backend: ChatBackend, messages: list[Message]) -> tuple[float, int]:
-    """Probability of yes among yes and no; unreadable if the likeliest token is neither."""
-    tokens = backend.next_token(messages)
-    mass = dict.fromkeys(("yes", "no", None), 0.0)
-    for token, probability in tokens.items():
-        mass[_read(token)] += probability
-    if _read(max(tokens, key=tokens.__getitem__)) is None:
-        return 0.5, 1
-    return mass["yes"] / (mass["yes"] + mass["no"]), 0
+    shares = shares_of(("yes", "no"), backend.next_token(messages))
+    return (0.5, 1) if shares is None else (float(shares[0]), 0)
 
 
 def _share(backend: ChatBackend, samples: int, messages: list[Message]) -> tuple[float, int]:

@@ -85,7 +85,6 @@ def tools(*, simulate: bool) -> list[dict[str, Any]]:
 
 def system_prompt(preprocessing: Preprocessing, *, simulate: bool) -> str:
     """What the task is, what the levels mean and which rules bind; the same at every step."""
-    bins, hours = preprocessing.action_bins, preprocessing.step_hours
     ask = (
         "First call simulation with up to three candidate treatments that differ; weigh the "
         "predictions with caution, for they come from a learned model and may be biased. Then call "
@@ -93,6 +92,11 @@ def system_prompt(preprocessing: Preprocessing, *, simulate: bool) -> str:
         if simulate
         else "Call prescription."
     )
+    return _task(preprocessing, ask)
+
+
+def _task(preprocessing: Preprocessing, ask: str) -> str:
+    bins, hours = preprocessing.action_bins, preprocessing.step_hours
     return "\n".join(
         [
             "You advise on a septic patient in intensive care in a research simulation. Every "
@@ -145,6 +149,19 @@ def patient_message(info: Info, earlier: Sequence[str]) -> str:
             when = f" ({hours:.0f} h ago)" if hours > 0 else ""
             lines.append(f"- {feature.name} {_number(info['state'][index])} {feature.unit}{when}")
     return "\n".join(lines)
+
+
+def level_messages(
+    preprocessing: Preprocessing, info: Info, earlier: Sequence[str], fluid_level: int | None = None
+) -> list[dict[str, Any]]:
+    """Asks for the fluid level as one digit; given that level, for the vasopressor level."""
+    task = _task(preprocessing, "Answer each question with one digit, 0 to 4, and nothing else.")
+    asked = f"{patient_message(info, earlier)}\n\nWhich IV fluid level?"
+    messages = [{"role": "system", "content": task}, {"role": "user", "content": asked}]
+    if fluid_level is not None:
+        messages.append({"role": "assistant", "content": str(fluid_level)})
+        messages.append({"role": "user", "content": "And which vasopressor level?"})
+    return messages
 
 
 def question_messages(question: str, info: Info, earlier: Sequence[str]) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ class LLMConfig:
         base_url: OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.
         llm_model: Name of the served model.
         allow_host: Hosts beyond this machine that credentialed rows may be sent to.
+        digits: Whether the agent answers with two digits, so that its probabilities can be read
+            off the tokens, instead of calling tools.
         samples: Replies drawn per question, whose shares are the probabilities; None for the one
             reply of temperature 0.
         temperature: Of the samples.
@@ -40,9 +42,15 @@ class LLMConfig:
     base_url: str | None = None
     llm_model: str | None = None
     allow_host: tuple[str, ...] = ()
+    digits: bool = False
     samples: int | None = None
     temperature: float = 0.7
     workers: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuses two sources of probabilities."""
+        if self.digits and self.samples is not None:
+            raise ConfigError("--digits reads tokens, --samples draws replies: give one of them")
 
 
 def evaluate(
@@ -128,7 +136,6 @@ def score(
         config: Settings.
     """
     from agents import train_agent
-    from agents.llm import LLMAgent
     from agents.policy import check_preprocessing
 
     backend = None if llm == LLMConfig() else open_backend(trajectories, llm)
@@ -137,13 +144,7 @@ def score(
         agents = {"clinician": train_agent("clinician", trajectories), **agents}
     agents = {**agents, **_baselines(agents)}
     if backend is not None:
-        agents["llm"] = LLMAgent(
-            backend,
-            trajectories.preprocessing,
-            fallback=agents["clinician"],
-            samples=llm.samples,
-            workers=llm.workers,
-        )
+        agents["llm"] = _llm_agent(backend, trajectories, agents["clinician"], llm)
     for agent in agents.values():
         check_preprocessing(agent, trajectories.preprocessing)
     env = None
@@ -174,6 +175,17 @@ def _baselines(taken: dict[str, Agent]) -> dict[str, Agent]:
         "random": make_agent("random"),
     }
     return {name: agent for name, agent in always.items() if name not in taken}
+
+
+def _llm_agent(
+    backend: "OpenAIBackend", trajectories: Trajectories, fallback: Agent, llm: LLMConfig
+) -> Agent:
+    from agents.llm import LLMAgent, LLMDigitAgent
+
+    about = (backend, trajectories.preprocessing)
+    if llm.digits:
+        return LLMDigitAgent(*about, fallback=fallback, workers=llm.workers)
+    return LLMAgent(*about, fallback=fallback, samples=llm.samples, workers=llm.workers)
 
 
 def open_backend(trajectories: Trajectories, llm: LLMConfig) -> "OpenAIBackend":
