@@ -5,14 +5,14 @@ the policy's action probabilities. The rules are a table, :func:`rules`; a step 
 only where its inputs are *known* (measured within their hold time), and the others are counted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.estimators import Floats
+from evaluation.ratio_of_sums import Floats, RatioOfSums
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.trajectories import Trajectories
@@ -223,11 +223,14 @@ class Rate:
         expected: Expected number of violating decisions.
         eligible: Steps in which the rule applied.
         not_assessable: Steps that an unknown input leaves open.
+        standard_error: Of the rate, over stays by the delta method; NaN if there is none, and 0
+            where the rule was never or always broken, which does not mean that it is certain.
     """
 
     expected: float
     eligible: int
     not_assessable: int
+    standard_error: float = float("nan")
 
     @property
     def rate(self) -> float:
@@ -296,12 +299,16 @@ def assess_safety(
     chosen = np.asarray(probabilities[rows], np.float64)
     state, action = _state_quantities(log, rows), _action_quantities(log, rows)
     applied = [_apply(rule, state, action) for rule in rules(guidelines or Guidelines())]
-    by_rule = {one.rule.name: _rate([one], chosen) for one in applied}
+
+    def rate(ones: Iterable[_Applied]) -> Rate:
+        return _rate(list(ones), chosen, log.stay_of_row[rows])
+
+    by_rule = {one.rule.name: rate([one]) for one in applied}
     adhering = [by_rule[one.rule.name] for one in applied if one.rule.kind == "guideline"]
-    violations = sum(rate.expected for rate in adhering)
-    occasions = sum(rate.eligible for rate in adhering)
+    violations = sum(one.expected for one in adhering)
+    occasions = sum(one.eligible for one in adhering)
     of_kind = {
-        kind: _rate([one for one in applied if one.rule.kind == kind], chosen)
+        kind: rate(one for one in applied if one.rule.kind == kind)
         for kind in ("underdose", "overdose", "abrupt")
     }
     return SafetyReport(
@@ -310,7 +317,7 @@ def assess_safety(
         **of_kind,
         by_rule=by_rule,
         by_severity={
-            severity: _rate([one for one in applied if one.rule.severity == severity], chosen)
+            severity: rate(one for one in applied if one.rule.severity == severity)
             for severity in get_args(Severity)
         },
     )
@@ -320,7 +327,7 @@ def _state_quantities(log: Trajectories, rows: NDArray[np.integer]) -> dict[str,
     """[D] each; NaN where not known.
 
     The balance is that of the charts: fluid given less urine output since the first step; a step
-    without charted urine counts as one without output, as in the source.
+    without charted urine counts as one without output.
     """
     known = log.preprocessing.known(log.age[rows])
     seen = {}
@@ -371,9 +378,13 @@ def _holds(condition: Condition, seen: Mapping[str, Floats]) -> NDArray[np.bool_
     return _COMPARE[condition.relation](seen[condition.quantity], condition.threshold)
 
 
-def _rate(applied: Sequence[_Applied], chosen: Floats) -> Rate:
-    """Of the decisions that break one of the rules or more."""
+def _rate(applied: Sequence[_Applied], chosen: Floats, stay: NDArray[np.int64]) -> Rate:
+    """Of the decisions, [D] of which stay each, that break one of the rules or more."""
     eligible = np.any([one.eligible for one in applied], axis=0)
     unknown = np.any([one.unknown for one in applied], axis=0) & ~eligible
     broken = np.any([one.broken for one in applied], axis=0)
-    return Rate(float(chosen[broken].sum()), int(eligible.sum()), int(unknown.sum()))
+    violating = np.bincount(stay, np.where(broken, chosen, 0.0).sum(1))
+    per_stay = RatioOfSums(violating[:, None], np.bincount(stay, eligible)[:, None])
+    return Rate(
+        float(violating.sum()), int(eligible.sum()), int(unknown.sum()), per_stay.standard_error()
+    )

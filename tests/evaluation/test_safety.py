@@ -182,6 +182,21 @@ def test_the_table_of_rules_says_what_is_applied():
     assert all(rule.source and rule.harm for rule in table.values())
 
 
+def test_the_standard_error_is_that_of_resampled_stays(trajectories):
+    rng = np.random.default_rng(0)
+    policy = rng.dirichlet(np.ones(N_ACTIONS) / 5, len(trajectories.action))
+    told = assess_safety(trajectories, policy).by_rule["escalated"]
+    rates = []
+    for _ in range(300):
+        index = rng.integers(len(trajectories), size=len(trajectories))
+        rows = np.concatenate(
+            [np.arange(*trajectories.offsets[stay : stay + 2]) for stay in index.tolist()]
+        )
+        resampled = trajectories.select(index)
+        rates.append(assess_safety(resampled, policy[rows]).by_rule["escalated"].rate)
+    assert told.standard_error == pytest.approx(np.std(rates), rel=0.15)
+
+
 def test_shape_is_checked(stay):
     with pytest.raises(ValueError, match="probabilities must be"):
         assess_safety(stay, constant(0)[:3])
