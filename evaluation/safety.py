@@ -383,8 +383,9 @@ def _rate(applied: Sequence[_Applied], chosen: Floats, stay: NDArray[np.int64]) 
     eligible = np.any([one.eligible for one in applied], axis=0)
     unknown = np.any([one.unknown for one in applied], axis=0) & ~eligible
     broken = np.any([one.broken for one in applied], axis=0)
-    violating = np.bincount(stay, np.where(broken, chosen, 0.0).sum(1))
-    per_stay = RatioOfSums(violating[:, None], np.bincount(stay, eligible)[:, None])
+    steps = (np.where(broken, chosen, 0.0).sum(1), eligible)
+    violating, occasions = (np.bincount(stay, step).astype(np.float64) for step in steps)
+    per_stay = RatioOfSums(violating[:, None], occasions[:, None])
     return Rate(
         float(violating.sum()), int(eligible.sum()), int(unknown.sum()), per_stay.standard_error()
     )
