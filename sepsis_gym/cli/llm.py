@@ -43,6 +43,7 @@ def knowledge(
     """
     from agents.llm.forecast import ask, questions
     from evaluation.knowledge import asked_rows, labels, score_knowledge, world_model_answers
+    from evaluation.results import DISCLAIMER
     from world_models.forecast import in_scales_of
 
     if out is not None:
@@ -68,9 +69,11 @@ def knowledge(
             for name, (answer, malformed) in answers.items()
         ]
     Console().print(_table(scores))
+    print(DISCLAIMER)
     if out is not None:
         with whole_folder(out) as folder:
-            content = [score.to_dict() for score in scores]
+            about = {"disclaimer": DISCLAIMER, "cohort": whole.manifest.source, "split": split}
+            content = {**about, "scores": [score.to_dict() for score in scores]}
             (folder / "knowledge.json").write_text(json.dumps(content, indent=1, allow_nan=False))
         print(f"written to {out}")
 

@@ -184,7 +184,7 @@ def test_what_a_language_model_knows_stands_beside_the_world_model(
     assert not (tmp_path / "out").exists()
     main([str(arg) for arg in (*asked, *server, "--samples", "3")])
     assert "AUROC" in capsys.readouterr().out
-    scores = json.loads((tmp_path / "out/knowledge.json").read_text())
+    scores = json.loads((tmp_path / "out/knowledge.json").read_text())["scores"]
     assert [score["predictor"] for score in scores] == ["m", "world model default"] * 2
     for score in scores:
         assert score["malformed"] == 0
