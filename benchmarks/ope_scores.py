@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation import estimators
-from evaluation.estimators import bootstrap, percentile_interval
+from evaluation.intervals import percentile_interval
 from evaluation.trust import TrustGate, judge
 
 Floats = NDArray[np.float64]
@@ -84,14 +84,13 @@ def found() -> Found:
     return defaultdict(lambda: defaultdict(list))
 
 
-def estimate(case: Case, methods: Iterable[str], index: NDArray[np.int64]) -> dict[str, Said]:
+def estimate(case: Case, methods: Iterable[str], counts: Floats) -> dict[str, Said]:
     """Every estimator with its percentile interval, and the verdict on the row."""
     intervals, lost_most = {}, 0
     for method in methods:
-        value = ESTIMATORS[method](**case.given(method))
-        drawn = bootstrap(ESTIMATORS[method], **case.given(method), index=index)
-        low, high, lost = percentile_interval(drawn, 0.95)
-        intervals[method], lost_most = (value, low, high), max(lost_most, lost)
+        terms = estimators.terms(ESTIMATORS[method], **case.given(method))
+        low, high, lost = percentile_interval(terms.values(counts), 0.95)
+        intervals[method], lost_most = (terms.value(), low, high), max(lost_most, lost)
     weights = estimators.weight_diagnostics(case.ratio, case.mask)
     verdict, _ = judge(
         weights, n_stays=len(case.mask), lost_resamples=lost_most, q_outside_share=0.0,
@@ -114,10 +113,10 @@ def survivors_only(case: Case) -> float:
     return float(step @ case.gamma ** np.arange(len(step)))
 
 
-def note(found: Found, log: str, policy: str, case: Case, index: NDArray[np.int64]) -> None:
+def note(found: Found, log: str, policy: str, case: Case, counts: Floats) -> None:
     """Adds what all estimators say, and the negative control."""
     row = found[log, policy]
-    for method, said in estimate(case, ESTIMATORS, index).items():
+    for method, said in estimate(case, ESTIMATORS, counts).items():
         row[method].append(said)
     wrong = (survivors_only(case) - case.truth) / case.scale
     row[CONTROL].append(Said(wrong, False, row["WIS"][-1].ess, row["WIS"][-1].verdict))

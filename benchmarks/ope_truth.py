@@ -31,8 +31,9 @@ from tqdm import tqdm
 from agents import make_agent, train_agent
 from agents.policy import BatchPolicy, one_hot
 from evaluation.behavior import fit_behavior_policy
-from evaluation.estimators import bootstrap, percentile_interval, resample_index
+from evaluation.estimators import resample_counts, resample_index, terms
 from evaluation.fqe import FQEDesign
+from evaluation.intervals import percentile_interval
 from evaluation.target import soften
 from evaluation.truth import Truth, TruthConfig
 from sepsis_gym.actions import N_ACTIONS, encode_action
@@ -111,7 +112,7 @@ def mdp(
     for size, seed in tqdm(runs, "logs", file=sys.stderr):
         rng = np.random.default_rng([size, seed])
         log, other = (world.simulate(logging, n, rng) for n in (size, int(3.5 * size)))
-        index = resample_index(size, resamples, rng)
+        counts = resample_counts(resample_index(size, resamples, rng), size)
         counted = counted_policy(other)
         second = log.probability(counted_policy(other.take(slice(0, None, 2))))
         doubt = float((second / log.probability(counted)).prod(1).mean())
@@ -127,7 +128,7 @@ def mdp(
                 (f"estimated, ratios up to {RATIO_CAP:g}", np.minimum(estimated, RATIO_CAP), doubt),
             ):
                 case = Case(log.reward, ratio, log.mask, *q, truth[name], rho)
-                note(rows, f"{size}, {label}", name, case, index)
+                note(rows, f"{size}, {label}", name, case, counts)
             if size == min(sizes):
                 value, low, high = refitted(log, policy, rng)
                 row = rows[f"{size}, behavior known", name]
@@ -154,11 +155,11 @@ def gate(stays: int = 725, seeds: int = 400, resamples: int = 500, out: Path | N
     for seed in tqdm(range(seeds), "logs", file=sys.stderr):
         rng = np.random.default_rng([stays, seed, 1])
         log = world.simulate(logging, stays, rng)
-        index = resample_index(stays, resamples, rng)
+        counts = resample_counts(resample_index(stays, resamples, rng), stays)
         for name, policy in targets.items():
             ratio = log.probability(policy) / log.probability(logging)
             case = Case(log.reward, ratio, log.mask, *cross_fitted_q(log, policy), truth[name])
-            for method, said in estimate(case, ("WIS", "WPDIS", "WDR"), index).items():
+            for method, said in estimate(case, ("WIS", "WPDIS", "WDR"), counts).items():
                 label = "verdict ok" if said.verdict == "ok" else "not ok"
                 rows[f"{stays}, {label}", name][method].append(said)
     report(rows, truth, f"Rows by verdict, behavior known, {seeds} logs", out)
@@ -186,16 +187,16 @@ def contrast(
     for seed in tqdm(range(seeds), "logs", file=sys.stderr):
         rng = np.random.default_rng([stays, seed, 2])
         log = world.simulate(logging, stays, rng)
-        index = resample_index(stays, resamples, rng)
-        logged = log.reward.sum(1)[index].mean(1)
+        counts = resample_counts(resample_index(stays, resamples, rng), stays)
+        logged = counts @ log.reward.sum(1) / stays
         said: dict[str, list[float]] = defaultdict(list)
         for name, policy in targets.items():
             ratio = log.probability(policy) / log.probability(logging)
             case = Case(log.reward, ratio, log.mask, *cross_fitted_q(log, policy), truth[name])
             for method in ("WIS", "WPDIS", "WDR"):
-                said[method].append(ESTIMATORS[method](**case.given(method)))
-                drawn = bootstrap(ESTIMATORS[method], **case.given(method), index=index)
-                low, high, _ = percentile_interval(drawn - logged, 0.95)
+                sums = terms(ESTIMATORS[method], **case.given(method))
+                said[method].append(sums.value())
+                low, high, _ = percentile_interval(sums.values(counts) - logged, 0.95)
                 covered[method].append(bool(low <= truth[name] - base <= high))
         for method, values in said.items():
             order[method].append(float(spearmanr(values, list(truth.values())).statistic))
@@ -336,7 +337,8 @@ def cohort(
         known = log.padded(chance[: len(decision)], 1.0)
         estimated, other = (taken(m.probabilities(observations)) for m in (fitted, second))
         doubt = float((other / estimated).prod(1).mean())
-        index = resample_index(size, resamples, np.random.default_rng([size, seed]))
+        rng = np.random.default_rng([size, seed])
+        counts = resample_counts(resample_index(size, resamples, rng), size)
         for name, (agent, share) in agents.items():
             target = soften(agent.batch_probabilities(observations), share)
             values = q[name].values(observations)
@@ -349,7 +351,7 @@ def cohort(
                     log.padded(log.reward), wanted / behavior, log.mask, *read, truth[name],
                     rho, GAMMA, RETURN_RANGE,
                 )  # fmt: skip
-                note(rows, f"{size}, behavior {label}", name, case, index)
+                note(rows, f"{size}, behavior {label}", name, case, counts)
     report(rows, truth, f"Synthetic cohorts, {seeds} logs of each size", out)
 
 
