@@ -27,7 +27,7 @@ ESTIMATORS = {
     "FQE": estimators.direct_method,
 }
 HEADLINE = ("WIS", "WPDIS", "DR", "WDR")
-CONTROL = "survivors-only WPDIS (wrong on purpose)"
+CONTROL = "survivors-only WPDIS, wrong on purpose"
 FAR = 0.1
 """An estimate so far from the truth must not look trustworthy."""
 
@@ -77,6 +77,8 @@ class Said:
 
 Found = defaultdict[tuple[str, str], dict[str, list[Said]]]
 """By log and policy, then by estimator."""
+Scores = dict[str, dict[str, dict[str, Any]]]
+"""By policy, then by estimator."""
 
 
 def found() -> Found:
@@ -140,26 +142,16 @@ def summary(said: list[Said]) -> dict[str, Any]:
 
 
 def report(found: Found, truth: dict[str, float], title: str, out: Path | None) -> None:
-    """Prints the table and how many wrong rows were flagged; writes the JSON."""
-    methods = list(dict.fromkeys(method for row in found.values() for method in row))
-    table = Table(title=title, caption="of each estimator: bias, RMSE, coverage of 95% intervals")
-    for column in ("log", "policy (truth)", "n", "ESS", "ok / caution / unusable", *methods):
-        table.add_column(column, justify="left" if column in ("log", "policy (truth)") else "right")
-    rows, shown = [], ""
-    for (log, policy), row in found.items():
-        scores = {method: summary(said) for method, said in row.items()}
-        rows.append({"log": log, "policy": policy, "estimators": scores})
-        first = next(iter(scores.values()))
-        verdicts = " / ".join(f"{first[v]:.0%}" for v in ("ok", "caution", "unusable"))
-        if log != shown:
-            table.add_section()
-        cells = [_cell(scores.get(method), method) for method in methods]
-        name = f"{policy} ({truth[policy]:.3f})"
-        ess = f"{first['median_ess']:.0f}"
-        table.add_row(log if log != shown else "", name, f"{first['n']}", ess, verdicts, *cells)
-        shown = log
-    console = Console(width=210)
-    console.print(table)
+    """Prints a table per kind of log and how many wrong rows were flagged; writes the JSON."""
+    console, rows = Console(width=190), []
+    for log in dict.fromkeys(log for log, _ in found):
+        scores = {policy: {method: summary(said) for method, said in row.items()}
+                  for (of, policy), row in found.items() if of == log}  # fmt: skip
+        console.print(_table(scores, truth, f"{title}: {log}"))
+        rows += [
+            {"log": log, "policy": policy, "estimators": row} for policy, row in scores.items()
+        ]
+    console.print("Per estimator: bias, RMSE, coverage of 95% intervals in %.")
     headline = [s for row in found.values() for m in HEADLINE for s in row.get(m, ())]
     far = [said for said in headline if not abs(said.error) <= FAR]
     flagged = sum(said.verdict != "ok" for said in far)
@@ -174,11 +166,27 @@ def report(found: Found, truth: dict[str, float], title: str, out: Path | None) 
         out.write_text(json.dumps(content | {"rows": rows}, indent=1))
 
 
+def _table(scores: Scores, truth: dict[str, float], title: str) -> Table:
+    methods = list(dict.fromkeys(method for row in scores.values() for method in row))
+    table = Table(title=title)
+    for column in ("policy (truth)", "n", "ESS", "ok/caution/unusable", *methods):
+        table.add_column(column, justify="right" if column in ("n", "ESS") else "left")
+    for policy, row in scores.items():
+        first = next(iter(row.values()))
+        verdicts = "/".join(f"{100 * first[v]:.0f}" for v in ("ok", "caution", "unusable"))
+        cells = [_cell(row.get(method), method) for method in methods]
+        name, ess = f"{policy} ({truth[policy]:.3f})", f"{first['median_ess']:.0f}"
+        table.add_row(name, f"{first['n']}", ess, verdicts, *cells)
+    return table
+
+
 def _cell(score: dict[str, Any] | None, method: str) -> str:
     if score is None or score["bias"] is None:
-        return "lost" if score else ""
-    bias, rmse = (f"{score[name]:+.3f}" if abs(score[name]) < 10 else f"{score[name]:+.0e}"
-                  for name in ("bias", "rmse"))  # fmt: skip
-    covered = "" if method == CONTROL else f" {score['coverage']:.0%}"
-    lost = f" lost {score['lost']}" if score["lost"] else ""
-    return f"{bias} {rmse.lstrip('+')}{covered}{lost}"
+        return "" if score is None else "lost"
+    covered = "" if method == CONTROL else f" {100 * score['coverage']:.0f}"
+    lost = f" (lost {score['lost']})" if score["lost"] else ""
+    return f"{_short(score['bias'], '+')} {_short(score['rmse'], '')}{covered}{lost}"
+
+
+def _short(error: float, sign: str) -> str:
+    return f"{error:{sign}.3f}".replace("0.", ".") if abs(error) < 1 else f"{error:{sign}.0g}"
