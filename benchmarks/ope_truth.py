@@ -102,7 +102,7 @@ def every(
                 for behavior in (logging, counted)
             )
             for label, ratio, rho in (
-                ("behavior known", known, 1.0),
+                ("known", known, 1.0),
                 ("estimated", estimated, doubt),
                 (
                     f"estimated, ratios cut at {RATIO_CAP:g}",
@@ -111,7 +111,7 @@ def every(
                 ),
             ):
                 case = Case(log.reward, ratio, log.mask, *q, truth[name], rho)
-                note(rows, f"{size}, {label}", name, case, counts)
+                note(rows, f"{size} stays, behavior {label}", name, case, counts)
             if size == min(sizes):
                 value, low, high = refitted(log, policy, rng)
                 row = rows[f"{size} stays, behavior known", name]
