@@ -32,9 +32,8 @@ def fit_noise(model: ClinicalWorldModel, trajectories: Trajectories) -> NDArray[
     target = model.preprocessing.standardize(trajectories.values[rows + 1])
     measured = trajectories.measured[rows + 1].astype(np.float64)
     error = measured * (target - expected["mean"]) / expected["scale"]
-    known = np.maximum(measured.sum(0), 1.0)
-    size = np.clip(np.sqrt((error**2).sum(0) / known), *_SCALE_LIMITS)
-    size = np.where(measured.sum(0) > 0, size, 1.0)
+    squares = (error**2).sum(0) + _SHRINKAGE_ROWS
+    size = np.clip(np.sqrt(squares / (measured.sum(0) + _SHRINKAGE_ROWS)), *_SCALE_LIMITS)
     both = measured.T @ measured
     power = (error**2).T @ measured
     correlation = error.T @ error / np.sqrt(np.maximum(power * power.T, 1e-9))

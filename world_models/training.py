@@ -32,6 +32,7 @@ try:
     from safetensors.torch import save_file
     from torch import Tensor
 
+    from world_models.calibration import calibrate
     from world_models.network import EnsembleNetwork
     from world_models.sequences import Sequences, ridge_changes, sequence_loss
 except ImportError as error:
@@ -143,6 +144,7 @@ class _Run:
         if earlier is not None:
             weights_before = {name: torch.from_numpy(w) for name, w in earlier.weights.items()}
             self.network.load_state_dict(weights_before)
+            calibrate(self.network, self.train)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )

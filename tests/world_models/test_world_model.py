@@ -330,7 +330,8 @@ def test_training_goes_on_from_an_earlier_model(trained, raw_cohort, tmp_path):
     assert (model.members, model.hidden) == (earlier.members, earlier.hidden)
     assert model.preprocessing == earlier.preprocessing
     for name, weight in earlier.weights.items():  # steps this small hardly leave it
-        np.testing.assert_allclose(model.weights[name], weight, atol=1e-3, err_msg=name)
+        if name not in ("output_weight", "output_bias", "direct_weight"):  # calibrated before
+            np.testing.assert_allclose(model.weights[name], weight, atol=1e-3, err_msg=name)
     assert load_world_model(tmp_path / "tuned").preprocessing == earlier.preprocessing
 
 
