@@ -73,6 +73,8 @@ class Patients:
     def standardized(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """[n, 39] the values as z-scores."""
         found = self._found(preprocessing)
+        if "shown" in found:
+            return found["shown"][:, OBSERVATION_SLICES["features"]]
         if "z" not in found:
             found["z"] = preprocessing.standardize(self.values)
         return found["z"]
@@ -80,6 +82,8 @@ class Patients:
     def standardized_static(self, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """[n, 3] age, male and Charlson index as z-scores."""
         found = self._found(preprocessing)
+        if "shown" in found:
+            return found["shown"][:, OBSERVATION_SLICES["static"]]
         if "static" not in found:
             found["static"] = preprocessing.standardize_static(self.static)
         return found["static"]
@@ -120,8 +124,9 @@ class Patients:
     def note(self, preprocessing: Preprocessing, **found: NDArray[Any]) -> None:
         """Keeps what is worked out.
 
-        Any of ``known``, ``z``, ``static``, ``action``, ``sofa``, and ``shown`` [n, 107]: the
-        observation with its block of the previous action still 0.
+        Any of ``known``, ``z``, ``static``, ``action``, ``sofa``, and in place of ``z`` and
+        ``static`` ``shown`` [n, 107]: the observation with its block of the previous action still
+        0.
         """
         self._found(preprocessing).update(found)
 

@@ -48,21 +48,24 @@ _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sy
 _MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD, _FILL_Z = range(10)
 
 
+class _Forward(NumpyForward):
+    """The matrix products are numpy's."""
+
+    def _renew(self, memory: _Floats, gates: _Floats, from_inputs: _Floats) -> None:
+        _renew_all(memory, gates, from_inputs, self._w.candidate_bias)
+
+
 class CompiledStep:
     """The compiled step over one model's weights."""
 
     def __init__(
-        self,
-        forward: NumpyForward,
-        packed: PackedWeights,
-        preprocessing: Preprocessing,
-        noise_factor: _Floats,
+        self, packed: PackedWeights, preprocessing: Preprocessing, noise_factor: _Floats
     ) -> None:
         """Lays out the feature table: a row for each of ``_MEAN`` to ``_FILL_Z``."""
         members, size = packed.candidate_bias.shape
         # the three gates side by side: long rows
         recurrent = packed.recurrent.transpose(1, 2, 0, 3).reshape(members, size, 3 * size)
-        self._forward = forward
+        self._forward = _Forward(packed)
         self._noise_weight = noise_factor.T.copy()
         self._weights = (
             packed.from_inputs, recurrent, packed.candidate_bias, packed.head, packed.shared,
@@ -88,12 +91,11 @@ class CompiledStep:
         preprocessing, n = self._preprocessing, len(patients)
         known, sofa = patients.known(preprocessing), np.empty(n, np.int8)
         shown = np.zeros((n, OBSERVATION_SIZE), np.float32)
-        shown[:, _SHOWN_STATIC] = patients.standardized_static(preprocessing)
+        shown[:, _SHOWN_STATIC] = preprocessing.standardize_static(patients.static)
         _tell_all(
             *self._tables, patients.values, patients.age, patients.ventilated,
             patients.previous_norepinephrine_equivalent, patients.step, known, shown, sofa,
         )  # fmt: skip
-        patients.note(preprocessing, z=shown[:, OBSERVATION_SLICES["features"]])
         patients.note(preprocessing, sofa=sofa, shown=shown)
 
     def __call__(
@@ -195,6 +197,31 @@ def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
+def _renew(  # type: ignore[no-untyped-def]
+    memory, update, reset, candidate, to_update, to_reset, to_candidate, bias
+):
+    """Moves one member's memory of one patient on."""
+    for j in range(len(memory)):
+        recalled = (candidate[j] + bias[j]) * _sigmoid(reset[j] + to_reset[j])
+        proposed = _tanh(recalled + to_candidate[j])
+        memory[j] = (memory[j] - proposed) * _sigmoid(update[j] + to_update[j]) + proposed
+
+
+@njit(**_OPTIONS)
+def _renew_all(memory, gates, from_inputs, bias):  # type: ignore[no-untyped-def]
+    members, size = bias.shape
+    wide = members * size
+    for i in range(len(memory)):
+        row = from_inputs[i]
+        for m in range(members):
+            at = m * size
+            _renew(
+                memory[i, m, :size], gates[0, i, m], gates[1, i, m], gates[2, i, m], row[at:],
+                row[wide + at :], row[2 * wide + at :], bias[m],
+            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
 def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
     """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + 1] moves on."""
     from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
@@ -206,16 +233,13 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
     gates = np.empty((3, size), np.float32)
     for m in range(members):
         kept = memory[0, m, :size]
-        gates[:2] = 0
-        gates[2] = candidate_bias[m]
+        gates[:] = 0
         _add_product(kept, recurrent[m], gates.reshape(-1))
         at, wide = m * size, members * size
-        update, reset, candidate = gates
-        from_update, from_reset = driven[at:], driven[wide + at :]
-        from_candidate = driven[2 * wide + at :]
-        for j in range(size):
-            proposed = _tanh(candidate[j] * _sigmoid(reset[j] + from_reset[j]) + from_candidate[j])
-            kept[j] = (kept[j] - proposed) * _sigmoid(update[j] + from_update[j]) + proposed
+        _renew(
+            kept, gates[0], gates[1], gates[2], driven[at:], driven[wide + at :],
+            driven[2 * wide + at :], candidate_bias[m],
+        )  # fmt: skip
         head = driven[3 * wide + at : 3 * wide + at + size]
         _add_product(kept, head_weight[m], head)
         for j in range(size):

@@ -113,7 +113,7 @@ class NumpyForward:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles without the scratch arrays."""
-        return NumpyForward, (self._w,)
+        return type(self), (self._w,)
 
     def inputs(self, n: int) -> _Floats:
         """The [n, 130] inputs, to be filled before the call."""
@@ -134,25 +134,11 @@ class NumpyForward:
         n, size, w = len(memory), self.hidden, self._w
         arrays = self._arrays(n)
         np.matmul(arrays.seen[:, size:], w.from_inputs, out=arrays.from_inputs)
-        wide = 3 * self.members * size
-        driven = arrays.from_inputs[:, :wide].reshape(n, 3, self.members, size).swapaxes(0, 1)
-        before = memory[:, :, :size]
-        gates = arrays.gates
-        np.matmul(before.swapaxes(0, 1), w.recurrent, out=gates.swapaxes(1, 2))
-        switches, candidate = gates[:2], gates[2]
-        switches += driven[:2]
-        np.tanh(switches, out=switches)
-        switches *= _HALF
-        switches += _HALF
-        update, reset = switches
-        candidate += w.candidate_bias
-        candidate *= reset
-        candidate += driven[2]
-        np.tanh(candidate, out=candidate)
+        before, wide = memory[:, :, :size], 3 * self.members * size
+        np.matmul(before.swapaxes(0, 1), w.recurrent, out=arrays.gates.swapaxes(1, 2))
         following = memory.copy()
         after = following[:, :, :size]
-        update *= np.subtract(before, candidate, out=reset)
-        np.add(update, candidate, out=after)
+        self._renew(following, arrays.gates, arrays.from_inputs)
         head, shared = arrays.head, arrays.shared
         np.matmul(after.swapaxes(0, 1), w.head, out=head.swapaxes(0, 1))
         head += arrays.from_inputs[:, wide : wide + self.members * size].reshape(head.shape)
@@ -160,6 +146,25 @@ class NumpyForward:
         np.matmul(head.swapaxes(0, 1), w.shared, out=shared.swapaxes(0, 1))
         shared += arrays.from_inputs[:, wide + self.members * size :].reshape(shared.shape)
         return shared, self._own(arrays, own), following
+
+    def _renew(self, memory: _Floats, gates: _Floats, from_inputs: _Floats) -> None:
+        """Moves the [n, M, H + 1] memory on; the [3, n, M, H] gates are used up."""
+        _, n, members, size = gates.shape
+        driven = from_inputs[:, : 3 * members * size].reshape(n, 3, members, size).swapaxes(0, 1)
+        switches, candidate = gates[:2], gates[2]
+        switches += driven[:2]
+        np.tanh(switches, out=switches)
+        switches *= _HALF
+        switches += _HALF
+        update, reset = switches
+        candidate += self._w.candidate_bias
+        candidate *= reset
+        candidate += driven[2]
+        np.tanh(candidate, out=candidate)
+        after = memory[:, :, :size]
+        after -= candidate
+        after *= update
+        after += candidate
 
     def _own(self, arrays: _Scratch, own: NDArray[np.integer] | None) -> _Floats:
         w, seen, head, size = self._w.own, arrays.seen, arrays.head, self.hidden

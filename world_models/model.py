@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 from sepsis_gym.dynamics import End, Simulation, Transition
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
-from sepsis_gym.patients import OBSERVATION_SLICES, Patients
+from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.sofa import state_sofa
 from world_models.forward import CHANGE, END, HAPPENS, RISK, SCALE, NumpyForward, PackedWeights
@@ -120,8 +120,7 @@ class ClinicalWorldModel:
         if not noted:
             return Transition(following, end, mortality, epistemic)
         known, shown, sofa, scored = noted
-        z = shown[:, OBSERVATION_SLICES["features"]]
-        following.note(self.preprocessing, known=known, z=z, sofa=sofa, shown=shown)
+        following.note(self.preprocessing, known=known, sofa=sofa, shown=shown)
         return Transition(following, end, mortality, epistemic, scored)
 
     @cached_property
@@ -133,7 +132,7 @@ class ClinicalWorldModel:
             from world_models.compiled import CompiledStep
         except (ImportError, RuntimeError):  # or nowhere to keep what it compiles
             return None
-        return CompiledStep(self._forward, self._packed, self.preprocessing, self.noise_factor)
+        return CompiledStep(self._packed, self.preprocessing, self.noise_factor)
 
     def _owned(self, patients: Patients, rng: np.random.Generator) -> Patients:
         """The patients, once the logged, who belong to no member yet, have drawn one."""

@@ -82,8 +82,7 @@ def test_the_compiled_step_is_the_numpy_step(model, n):
                 assert one.dtype == two.dtype
                 np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
             moved = patients.moved(*found[:3], *doses, found[3])
-            notes = {"known": known, "sofa": sofa, "shown": shown, "z": shown[:, :N_FEATURES]}
-            moved.note(model.preprocessing, **notes)
+            moved.note(model.preprocessing, known=known, sofa=sofa, shown=shown)
             both = np.stack(_scores(patients, moved, model.preprocessing), axis=1)
             np.testing.assert_array_equal(scored, both)
             patients = checked(moved, model.preprocessing, atol=1e-3)
@@ -138,7 +137,7 @@ def test_a_model_pickles_and_goes_on_alike(model):
     same(trajectory(model, 10), trajectory(pickle.loads(pickle.dumps(model)), 10), rtol=0)
 
 
-def checked(patients, preprocessing, **tolerance):
+def checked(patients, preprocessing, atol=1e-5):
     """What is kept about the patients is what their present values give."""
     known = preprocessing.known(patients.age)
     doses = patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent
@@ -152,7 +151,7 @@ def checked(patients, preprocessing, **tolerance):
         ),
         (patients.previous_action(preprocessing), preprocessing.action_bins.action(*doses)),
     ):
-        np.testing.assert_allclose(found, expected, rtol=0, **tolerance)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
     return patients
 
 
@@ -161,14 +160,12 @@ def test_what_is_worked_out_about_a_state_moves_with_it(model):
     env.reset(seed=0)
     for step in range(30):
         env.step(np.full(40, step % 25))
-        patients = checked(env._state.patients, model.preprocessing, atol=1e-5)
-    others = checked(model.start(40, np.random.default_rng(0)), model.preprocessing, atol=1e-5)
+        patients = checked(env._state.patients, model.preprocessing)
+    others = checked(model.start(40, np.random.default_rng(0)), model.preprocessing)
     mine = np.arange(40) % 3 == 0
-    checked(patients.take(mine), model.preprocessing, atol=1e-5)
-    put = checked(patients.put(~mine, others.take(~mine)), model.preprocessing, atol=1e-5)
-    mixed = checked(
-        patients.take(mine).interleave(mine, others.take(~mine)), model.preprocessing, atol=1e-5
-    )
+    checked(patients.take(mine), model.preprocessing)
+    put = checked(patients.put(~mine, others.take(~mine)), model.preprocessing)
+    mixed = checked(patients.take(mine).interleave(mine, others.take(~mine)), model.preprocessing)
     np.testing.assert_array_equal(put.values, mixed.values)
     np.testing.assert_array_equal(put.sofa(model.preprocessing), mixed.sofa(model.preprocessing))
 
