@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.behavior import BehaviorReport
-from evaluation.report.tables import METHODS, Interval, interval_of
+from evaluation.report.cells import Interval
+from evaluation.report.tables import METHODS, interval_of
 from evaluation.results import Results, Row
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS
 

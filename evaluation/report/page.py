@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from evaluation.report.cells import Table, printed
 from evaluation.report.figures import build_pictures
-from evaluation.report.tables import Table, build_tables, printed, provenance
+from evaluation.report.tables import build_tables, provenance
 from evaluation.results import DISCLAIMER, Results
 from sepsis_gym.files import whole_folder
 

@@ -1,124 +1,18 @@
-"""The report's tables: plain values, printed alike as HTML, CSV, JSON and LaTeX."""
+"""The report's tables, from the results of an evaluation."""
 
-import csv
-import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
+from evaluation.report.cells import Cell, Column, Interval, Line, Table
 from evaluation.results import Results, Row, flatten
 from evaluation.rollout import RolloutValue
 from evaluation.safety import Guidelines, Rule, rules
-from evaluation.trust import Trust
 from evaluation.truth import Measured
 from sepsis_gym.actions import N_LEVELS
 
 METHODS = {"dr": "DR", "wis": "WIS", "wpdis": "WPDIS", "wdr": "WDR", "fqe": "FQE"}
 """Estimators in the order of the published table, then ours."""
 _CLINICIANS = "mean_return"
-_MINUS = "\N{MINUS SIGN}"
-
-Form = Literal["text", "count", "number", "percent"]
-
-
-class Interval(NamedTuple):
-    """A value with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
-
-Cell = str | float | Interval | None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column; the form says how its cells are printed."""
-
-    title: str
-    form: Form = "text"
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of a table.
-
-    Attributes:
-        cells: One for each column; None where there is nothing to say.
-        trust: Verdict on the row; a row that is not ok is greyed.
-        bold: Columns whose cell is set in bold.
-    """
-
-    cells: tuple[Cell, ...]
-    trust: Trust = "ok"
-    bold: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table.
-
-    Attributes:
-        name: Of its files.
-        title: Caption.
-        columns: Heads.
-        lines: Rows.
-        note: How to read it.
-    """
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    note: str = ""
-
-    def to_csv(self) -> str:
-        """Raw values; an interval takes three columns."""
-        out = io.StringIO()
-        plain = self.to_plain()
-        names = list(dict.fromkeys(name for line in plain for name in line))
-        writer = csv.DictWriter(out, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(plain)
-        return out.getvalue()
-
-    def to_plain(self) -> list[dict[str, Any]]:
-        """Raw values by column, JSON types; a number that does not exist is None."""
-        return [
-            {
-                title: part if part == part else None
-                for column, cell in zip(self.columns, line.cells, strict=True)
-                for title, part in _parts(column.title, cell)
-            }
-            for line in self.lines
-        ]
-
-
-def _parts(title: str, cell: Cell) -> list[tuple[str, Cell]]:
-    if not isinstance(cell, Interval):
-        return [(title, cell)]
-    return [(title, cell.value), (f"{title} low", cell.low), (f"{title} high", cell.high)]
-
-
-def printed(number: float | str | None, form: Form) -> str:
-    """A number as the page and LaTeX show it; a dash where it does not exist."""
-    if number is None or number != number:
-        return "\N{EN DASH}"
-    if isinstance(number, str):
-        return number
-    shown = {
-        "text": lambda: str(number),
-        "count": lambda: f"{number:,}" if isinstance(number, int) else f"{number:,.1f}",
-        "number": lambda: f"{number:.2f}",
-        "percent": lambda: f"{100 * number:.1f}%",
-    }[form]()
-    return shown.replace("-", _MINUS) if form != "text" else shown
 
 
 def interval_of(row: Row, method: str, *, difference: bool = False) -> Interval | None:
@@ -144,27 +38,8 @@ def build_tables(results: Results) -> dict[str, Table]:
         _sensitivity,
         _seeds,
     )
-    tables = (_without_empty_columns(make(results)) for make in makers)
+    tables = (make(results).without_empty_columns() for make in makers)
     return {table.name: table for table in tables if table.lines}
-
-
-def _without_empty_columns(table: Table) -> Table:
-    kept = [
-        column
-        for column in range(len(table.columns))
-        if any(line.cells[column] is not None for line in table.lines)
-    ]
-    lines = (
-        replace(
-            line,
-            cells=tuple(line.cells[column] for column in kept),
-            bold=frozenset(new for new, old in enumerate(kept) if old in line.bold),
-        )
-        for line in table.lines
-    )
-    return replace(
-        table, columns=tuple(table.columns[column] for column in kept), lines=tuple(lines)
-    )
 
 
 def _values(results: Results) -> Table:

@@ -12,7 +12,8 @@ pytest.importorskip("matplotlib", reason="the report extra is not installed")
 from evaluation import EvaluationConfig, Results
 from evaluation.evaluate import Evaluation
 from evaluation.report import write_report
-from evaluation.report.tables import METHODS, build_tables, printed
+from evaluation.report.cells import printed
+from evaluation.report.tables import METHODS, build_tables
 from evaluation.truth import Measured, TrueValue
 from sepsis_gym.actions import N_ACTIONS
 from tests.browser import CHROMIUM, chromium
