@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 OUT ?= runs/demo
 
-.PHONY: demo test test-core test-llm lint
+.PHONY: demo test test-core test-llm test-ope lint
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/sepsis-gym demo --out $(OUT)
@@ -18,6 +18,10 @@ test-core: $(VENV)-core/.ready
 # The LLM agent against a real vLLM server (CPU build, an environment of its own).
 test-llm: $(VENV)/.ready-dev
 	PYTHON=$(PYTHON) tests/with_vllm.sh $(VENV)-vllm $(VENV)/bin/python -m pytest -m llm_server
+
+# The estimators against scope-rl, which pins old packages: it is put beside them, not among them.
+test-ope: $(VENV)-scope/.ready
+	PYTHONPATH=$(VENV)-scope $(VENV)/bin/python -m pytest tests/evaluation/test_scope_rl.py
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
@@ -38,4 +42,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 $(VENV)-core/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-core
 	$(VENV)-core/bin/pip install --quiet --upgrade --editable . gymnasium pytest hypothesis
+	touch $@
+
+$(VENV)-scope/.ready: $(VENV)/.ready-dev
+	$(VENV)/bin/pip install --quiet --no-deps --target $(VENV)-scope scope-rl==0.2.1 seaborn \
+		hydra-core omegaconf antlr4-python3-runtime==4.9.3 pytorch-revgrad==0.2.0
 	touch $@

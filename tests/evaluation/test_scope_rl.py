@@ -1,10 +1,6 @@
 """Agreement with scope-rl 0.2.1, an independent library, where conventions match.
 
-It pins old packages, so it is no extra of ours. To run this test:
-
-    pip install --no-deps --target=/tmp/scope scope-rl==0.2.1 seaborn hydra-core omegaconf \
-        antlr4-python3-runtime==4.9.3 pytorch-revgrad==0.2.0
-    PYTHONPATH=/tmp/scope pytest tests/evaluation/test_scope_rl.py
+It pins old packages, so it is no extra of ours: ``make test-ope`` puts it beside them.
 
 Where they do not match: it knows equal-length episodes only, so shorter stays are handed to it
 padded as absorbing (ratio 1, reward and Q 0), as its user has to; unpadded it would reshape one
@@ -15,7 +11,7 @@ where ours gives NaN with the step at which support was lost. It has no effectiv
 import numpy as np
 import pytest
 
-pytest.importorskip("scope_rl")
+pytest.importorskip("scope_rl", reason="make test-ope")
 
 from scope_rl.ope import discrete as theirs
 
