@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -66,19 +67,27 @@ def agent_probabilities(
         return ActionProbabilities(answers, samples)
     walk = partial(_walk, name, agent, trajectories, model)
     stays = range(len(trajectories))
-    with _workers(agent) as each:
+    with at_once(agent) as each:
         walked = tqdm(each(walk, stays), desc=name, total=len(stays), unit="stay", disable=None)
         return ActionProbabilities(np.concatenate(list(walked)), samples)
 
 
 @contextmanager
-def _workers(agent: Agent) -> Iterator[Callable[..., Iterable[Floats]]]:
-    """What maps over stays, in their order; after an error no further stay is begun."""
+def at_once(agent: Agent) -> Iterator[Callable[..., Iterable[Any]]]:
+    """What maps over stays, as many at a time as the agent can, in their order.
+
+    After an error no further stay is begun.
+    """
     if not isinstance(agent, ConcurrentAgent) or agent.workers == 1:
         yield map
         return
     with ThreadPoolExecutor(agent.workers) as pool:
         yield pool.map
+
+
+def for_one_stay(agent: Agent) -> Agent:
+    """The agent as it may be used while others of :func:`at_once` are."""
+    return agent.session() if isinstance(agent, ConcurrentAgent) else agent
 
 
 def _walk(
@@ -89,7 +98,7 @@ def _walk(
 
     stay = log.select(np.array([position]))
     env = SepsisReplayEnv(stay, model=model)
-    own = agent.session() if isinstance(agent, ConcurrentAgent) else agent
+    own = for_one_stay(agent)
     answers = np.full((len(stay.action), N_ACTIONS), 1 / N_ACTIONS)
     observation, info = env.reset(options={"stay_id": stay.stays.stay_id.item()})
     prepare(own, env)

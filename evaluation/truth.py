@@ -1,5 +1,6 @@
 """What agents are truly worth: they treat new patients of a synthetic cohort's population."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from statistics import NormalDist
@@ -7,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from evaluation.estimators import Floats
+from evaluation.target import at_once, for_one_stay
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.agent import Agent, BatchAgent, SimulatingAgent
-from sepsis_gym.dynamics import Choose, Simulation, TransitionModel, Treated
+from sepsis_gym.dynamics import Simulation, TransitionModel, Treated
 from sepsis_gym.envs.episode import begin, describe_one
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import Patients, encode_observation
@@ -63,7 +66,7 @@ class TruthConfig:
 
     Attributes:
         episodes: Patients of an agent that can be asked in batches.
-        single_episodes: Patients of any other agent, one after the other.
+        single_episodes: Patients of any other agent, each a stay of its own.
         seed: Of the patients and their luck; not the seed of the cohort.
         confidence: Coverage of the intervals.
     """
@@ -125,14 +128,20 @@ class Truth:
             model: What an agent that asks "what if" is answered with, as in the evaluation.
         """
         config = self.config
-        rng = np.random.default_rng([config.seed, 3])  # the patients draw from other streams
         if isinstance(agent, BatchAgent):
             agent.reset()
+            rng = np.random.default_rng([config.seed, 3])  # the patients draw from other streams
             choose = _Batch(agent, self.preprocessing, softening, rng)
             treated = self._ward(config.episodes, config.seed, choose)
             return self._compare(treated, self._usual)
-        bed = _Bed(agent, self.preprocessing, softening, rng, model)
-        return self._compare(self._one_by_one(bed), self._usual_one_by_one)
+
+        def treat(seed: int) -> Treated:
+            luck = np.random.default_rng([seed, 3])
+            bed = _Bed(for_one_stay(agent), self.preprocessing, softening, luck, model)
+            return self._ward(1, seed, bed)
+
+        with at_once(agent) as each:
+            return self._compare(self._one_by_one(treat, each), self._usual_one_by_one)
 
     @cached_property
     def _usual(self) -> Treated:
@@ -140,14 +149,18 @@ class Truth:
 
     @cached_property
     def _usual_one_by_one(self) -> Treated:
-        return self._one_by_one(None)
+        return self._one_by_one(lambda seed: self._ward(1, seed))
 
-    def _one_by_one(self, choose: Choose | None) -> Treated:
-        first = self.config.seed
-        seeds = range(first, first + self.config.single_episodes)
-        each = [self._ward(1, seed, choose) for seed in seeds]
+    def _one_by_one(
+        self,
+        treat: Callable[[int], Treated],
+        each: Callable[..., Iterable[Treated]] = map,
+    ) -> Treated:
+        n, first = self.config.single_episodes, self.config.seed
+        stays = tqdm(each(treat, range(first, first + n)), "truth", n, unit="stay", disable=None)
+        parts = list(stays)
         return Treated(
-            *(np.concatenate([getattr(one, item.name) for one in each]) for item in fields(Treated))
+            *(np.concatenate([getattr(p, item.name) for p in parts]) for item in fields(Treated))
         )
 
     def _compare(self, treated: Treated, usual: Treated) -> TrueValue:

@@ -12,7 +12,7 @@ from evaluation.evaluate import Evaluation
 from evaluation.results import Row
 from evaluation.row_store import RowStore
 from evaluation.seeds import over_seeds
-from sepsis_gym.agent import Agent, BatchAgent
+from sepsis_gym.agent import Agent
 from sepsis_gym.envs import SepsisVectorEnv
 from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel
@@ -70,8 +70,9 @@ def score_one_by_one(
         _show(row, "kept") if row else None
         if row is None:
             row = evaluation.row(name, agent)
-            if truth and isinstance(agent, BatchAgent):
-                row = replace(row, truth=truth.value(agent, softening=row.softening))
+            if truth:
+                true = truth.value(agent, softening=row.softening, model=model)
+                row = replace(row, truth=true)
             if digest:
                 store.write(row, digest)
             _show(row)
@@ -88,7 +89,8 @@ def _truth(trajectories: Trajectories, config: EvaluationConfig, patients: int) 
         return None
     from evaluation.truth import Truth, TruthConfig
 
-    settings = TruthConfig(episodes=patients, confidence=config.confidence)
+    single = min(patients, TruthConfig.single_episodes)
+    settings = TruthConfig(patients, single, confidence=config.confidence)
     return Truth(trajectories, gamma=config.gamma, config=settings)
 
 

@@ -162,6 +162,20 @@ def test_agents_without_batches_treat_one_by_one(truth):
     assert value.difference.value < -3
 
 
+def test_an_agent_that_waits_treats_many_at_a_time_and_is_worth_the_same(truth):
+    class Sessions(OneByOne):
+        def __init__(self, workers):
+            super().__init__(make_agent("random"))
+            self.workers = workers
+
+        def session(self):
+            return OneByOne(make_agent("random"))
+
+    alone, together = (truth.value(Sessions(n), softening=0.5) for n in (1, 4))
+    assert alone == together
+    assert alone.difference.high > alone.difference.low
+
+
 def test_survival_is_that_of_the_environment(cohort):
     """The same fixed dose in SepsisPhysio-v0: other patients, the same physiology."""
     model, n = mechanistic_model(cohort.preprocessing), 1500
