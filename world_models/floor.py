@@ -128,7 +128,7 @@ def _blocks(log: Trajectories) -> Iterator[_Block]:
         if not len(stay):
             continue
         streams, policy = block_streams(made["seed"], block), clinicians(clinician)
-        ward = admit(n, streams, clinician.cue_strength)
+        ward = admit(n, streams, clinician)
         states, uncharted, courses = [], [], []
         day_one = ward
         for hour in range(0, RECORDED_HOURS // step * step, step):

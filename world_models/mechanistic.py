@@ -161,7 +161,7 @@ class MechanisticModel:
         """Patients after emergency care and one bin under clinicians; [n] who is still there."""
         hours = self.preprocessing.step_hours
         streams = Streams(*[rng] * 5)  # nobody is compared here, so one stream will do
-        ward = admit(n, streams, self.clinician.cue_strength)
+        ward = admit(n, streams, self.clinician)
         course = run(ward, clinicians(self.clinician), hours, streams)
         values, age = self.preprocessing.first(
             bin_collected(course.readings, course.charted, hours)[0]

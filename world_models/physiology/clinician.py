@@ -5,7 +5,7 @@ oxygen (whether or not they get into the record) and one cue that is recorded no
 impression of shock and severity, which is what confounds real data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,40 @@ def draw_style(people: People, rng: np.random.Generator) -> Style:
     )
 
 
+_WITHHOLDING, _NOTHING = 0.5, 0.6
+"""Shares of unusual clinicians who withhold, and of these who give nothing at all."""
+
+
+def unusual_habits(style: Style, share: float, rng: np.random.Generator) -> Style:
+    """The same clinicians, but for a share who keep unusual habits all through the stay.
+
+    Half of them aim at pressures far from the usual, with more or less fluid than is usual; half
+    withhold: nothing, or a low dose at most and little fluid, whatever the pressure. So the log
+    shows whole stays of patients over-treated and left alone.
+
+    Args:
+        style: n usual clinicians.
+        share: Probability of unusual habits.
+        rng: A stream of their own.
+    """
+    n = len(style)
+    unusual, withholds = rng.random(n) < share, rng.random(n) < _WITHHOLDING
+    little = np.where(rng.random(n) < _NOTHING, 0, rng.random(n))
+    target, liberal = rng.uniform(45, 95, n), 2 * rng.standard_normal(n)
+
+    def kept(usual: Column, odd: Column, withheld: Column) -> Column:
+        changed = np.where(unusual, np.where(withholds, withheld, odd), usual)
+        return np.asarray(changed, np.float32)
+
+    return replace(
+        style,
+        target=kept(style.target, target, style.target),
+        liberal=kept(style.liberal, liberal, np.where(little > 0, -2.0, -12.0)),
+        cap=kept(style.cap, style.cap, 0.1 * little),
+        carrier=kept(style.carrier, style.carrier, little * style.carrier),
+    )
+
+
 @dataclass
 class Chart(Batch):
     """What the clinician reads.
@@ -100,12 +134,15 @@ class ClinicianConfig:
         cue_strength: Weight of what no chart shows; 0 takes the main hidden confounder away.
         exploration: Share of 4-h windows with a random one of the 25 actions.
         rct: Whether every action is drawn at random, once per 4 h.
+        unusual: Share of clinicians of unusual habits from ICU admission on: odd pressures aimed
+            at, or treatment withheld, all through the stay.
     """
 
     decision_interval_hours: int = 1
     cue_strength: float = 1.0
     exploration: float = 0.0
     rct: bool = False
+    unusual: float = 0.0
 
     def __post_init__(self) -> None:
         """Rejects what no clinician can do."""
@@ -113,8 +150,9 @@ class ClinicianConfig:
             raise ConfigError(
                 f"decision_interval_hours must be 1, 2 or 4, got {self.decision_interval_hours}"
             )
-        if not 0 <= self.exploration <= 1:
-            raise ConfigError(f"exploration must lie in [0, 1], got {self.exploration}")
+        for name in ("exploration", "unusual"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.cue_strength < float("inf"):
             raise ConfigError(f"cue_strength must be 0 or more, got {self.cue_strength}")
 

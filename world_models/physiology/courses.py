@@ -22,6 +22,7 @@ from world_models.physiology.clinician import (
     draw_style,
     impression,
     prescribe,
+    unusual_habits,
 )
 from world_models.physiology.people import People, draw_people
 from world_models.physiology.unit import Luck, dies, drift, happen, leaves, risk_per_hour
@@ -127,8 +128,15 @@ class Ward:
             happen(self.body, self.people, now, luck.events[step])
 
 
-def admit(n: int, streams: Streams, cue_strength: float = 1.0) -> Ward:
-    """Draws n patients and brings them through ward and emergency care to the ICU door."""
+def admit(n: int, streams: Streams, clinician: ClinicianConfig | None = None) -> Ward:
+    """Draws n patients and brings them through ward and emergency care to the ICU door.
+
+    Args:
+        n: How many.
+        streams: Randomness.
+        clinician: Who treats them on the way (by the cue alone) and takes over at the door.
+    """
+    clinician = clinician or ClinicianConfig()
     people = draw_people(n, streams.patient)
     ward = Ward(
         people=people,
@@ -150,12 +158,14 @@ def admit(n: int, streams: Streams, cue_strength: float = 1.0) -> Ward:
             ward.look(hour, luck_of_reading, streams.patient.random((N_GROUPS, n), np.float32))
             draws = Decisions.draw(n, streams.patient)
             bolus, carrier, dose = prescribe(
-                ward.chart(cue_strength), ward.style, people, ward.body, hour, draws
+                ward.chart(clinician.cue_strength), ward.style, people, ward.body, hour, draws
             )
             slow = streams.patient.random(n, np.float32) < 0.5
             fluid = (bolus + carrier) * np.where(slow, np.float32(0.5), np.float32(1))
             dose = dose if hour >= -4 else nothing
         ward.live(hour, fluid, dose, Luck.draw(STEPS_PER_HOUR, n, streams.patient, streams.patient))
+    if clinician.unusual:  # a child of the stream, which moves no other draw
+        ward.style = unusual_habits(ward.style, clinician.unusual, streams.policy.spawn(1)[0])
     ward.body.cumulative_hazard[:] = 0
     ward.uncharted_ml[:] = 0
     return ward

@@ -68,7 +68,7 @@ def true_moments(cohort: Trajectories) -> Iterator[Moment]:
         if not len(here):
             continue
         streams = block_streams(made["seed"], block)
-        ward = admit(n, streams, clinician.cue_strength)
+        ward = admit(n, streams, clinician)
         noted: list[NDArray[np.float32]] = []
         run(ward, _noting(clinicians(clinician), step_hours, noted), RECORDED_HOURS, streams,
             record=False)  # fmt: skip

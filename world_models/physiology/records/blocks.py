@@ -30,7 +30,7 @@ def simulated(n_patients: int, seed: int, clinician: ClinicianConfig) -> Iterato
         raise ConfigError(f"seed must be 0 or more, got {seed}")
     for block, first in enumerate(range(0, n_patients, BLOCK_SIZE)):
         streams = block_streams(seed, block)
-        ward = admit(min(BLOCK_SIZE, n_patients - first), streams, clinician.cue_strength)
+        ward = admit(min(BLOCK_SIZE, n_patients - first), streams, clinician)
         yield run(ward, clinicians(clinician), RECORDED_HOURS, streams)
 
 

@@ -54,7 +54,7 @@ def _by_stay(
     for block, first in enumerate(range(0, n_patients, BLOCK_SIZE)):
         streams = block_streams(seed, block)
         n = min(BLOCK_SIZE, n_patients - first)
-        ward = admit(n, streams, clinician.cue_strength)
+        ward = admit(n, streams, clinician)
         noted: list[NDArray[np.float64]] = []
         policy = _noting(clinicians(clinician), clinician, bins, noted)
         run(ward, policy, RECORDED_HOURS, streams, record=False)

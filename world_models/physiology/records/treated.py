@@ -51,7 +51,7 @@ class MechanisticWard:
         """Treats n patients, see :class:`~sepsis_gym.dynamics.Ward`."""
         step = self.preprocessing.step_hours
         streams = block_streams(seed, 0)
-        ward = admit(n, streams, self.clinician.cue_strength)
+        ward = admit(n, streams, self.clinician)
         usual, record = clinicians(self.clinician), _Record(self.preprocessing, seed)
         for begin in range(0, RECORDED_HOURS - step + 1, step):
             policy = usual

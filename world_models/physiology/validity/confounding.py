@@ -88,7 +88,7 @@ def _effect_of_starting(cue: float, n: int, seed: int) -> tuple[float, float]:
     """
     config = ClinicianConfig(decision_interval_hours=ACTION_HOURS, cue_strength=cue)
     streams = Streams.of(seed)
-    ward = admit(n, streams, cue)
+    ward = admit(n, streams, config)
     rows: list[NDArray[np.floating]] = []
     effects: list[NDArray[np.floating]] = []
     for step in range(5):
