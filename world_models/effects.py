@@ -43,6 +43,7 @@ class Effects:
         second: The other.
         change: [D, 39] second minus first, z units; NaN where nothing is claimed.
         died: [D, 2] probability of death in the step under each; NaN where nothing is claimed.
+        risk: [D] of death within 90 days, second minus first; NaN where nothing is claimed.
         scale: [D, 39] how large an error counts as one, z units: the usual effect of what differs.
     """
 
@@ -50,6 +51,7 @@ class Effects:
     second: Doses
     change: _Floats
     died: _Floats
+    risk: _Floats
     scale: _Floats
 
 
@@ -73,9 +75,7 @@ def no_effects(log: Trajectories) -> Effects:
     n = int(log.is_decision.sum())
     nothing = Doses(np.zeros(n, np.float32), np.zeros(n, np.float32))
     unknown = np.full((n, N_FEATURES), np.nan, np.float32)
-    return Effects(
-        nothing, nothing, unknown, np.full((n, 2), np.nan, np.float32), np.ones_like(unknown)
-    )
+    return _of_values(nothing, nothing, unknown)
 
 
 def prior_effects(log: Trajectories, seed: int = 0) -> Effects:
@@ -105,8 +105,14 @@ def prior_effects(log: Trajectories, seed: int = 0) -> Effects:
     known = log.preprocessing.known(patients.age)[:, _PRESSURES]
     change = np.full(z.shape[1:], np.nan, np.float32)
     change[:, _PRESSURES] = np.where(known, (z[1] - z[0])[:, _PRESSURES], np.nan)
-    unknown = np.full((len(rows), 2), np.nan, np.float32)
-    return Effects(first, second, change, unknown, usual_size(first, second, change))
+    return _of_values(first, second, change)
+
+
+def _of_values(first: Doses, second: Doses, change: _Floats) -> Effects:
+    """Nothing is claimed of deaths."""
+    died = np.full((len(change), 2), np.nan, np.float32)
+    size = usual_size(first, second, change)
+    return Effects(first, second, change, died, died[:, 0], size)
 
 
 def expected_pressure(

@@ -19,6 +19,8 @@ from world_models.inputs import VENTILATED_INPUT, Z_INPUTS, dose_inputs, state_i
 from world_models.network import EnsembleNetwork, split_outputs
 
 _RIDGE_STAYS = 2000
+_RISK_WEIGHT = 200.0
+"""Of a squared error of the difference in risk: 7 points count as one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Sequences:
         effect: [N, T, 39] difference of the second from the first, z units; NaN where unknown.
         effect_scale: [N, T, 39] how large an error of it counts as one.
         death: [N, T, 2] probability of death in the step under each; NaN where unknown.
+        risk: [N, T] of death within 90 days, second less first; NaN where unknown.
     """
 
     states: Tensor
@@ -48,6 +51,7 @@ class Sequences:
     effect: Tensor
     effect_scale: Tensor
     death: Tensor
+    risk: Tensor
 
     @classmethod
     def of(cls, log: Trajectories, device: str, effects: Effects | None = None) -> Self:
@@ -82,6 +86,7 @@ class Sequences:
             effect=decided(effects.change),
             effect_scale=decided(effects.scale),
             death=decided(effects.died),
+            risk=decided(effects.risk),
         )
 
     def __len__(self) -> int:
@@ -200,7 +205,7 @@ def _effect_loss(
     batch: Sequences,
     t: int,
 ) -> Tensor:
-    """[M, B] squared error of the difference between two treatments, and of deaths under each."""
+    """[M, B] squared error of what two treatments differ in, and likelihood of deaths in each."""
     twice = [
         torch.cat([state, batch.pair[:, t, one].expand(network.members, -1, -1)], -1)
         for one in (0, 1)
@@ -217,6 +222,8 @@ def _effect_loss(
     error = (difference - truth.nan_to_num()) ** 2 / size
     loss = torch.where(claimed, error, 0).sum(-1)
     known = ~death.isnan()
+    apart = _risk(second) - _risk(first) - batch.risk[:, t].nan_to_num()
+    loss = loss + _RISK_WEIGHT * ~batch.risk[:, t].isnan() * apart**2
     death = death.nan_to_num()  # before the product: a NaN would come back with the gradient
     for one, answer in enumerate((first, second)):
         log_end = split_outputs(answer)[4].log_softmax(-1)
@@ -224,6 +231,14 @@ def _effect_loss(
         likelihood = death[:, one] * died + (1 - death[:, one]) * alive
         loss = loss - known[:, one] * likelihood
     return loss
+
+
+def _risk(outputs: Tensor) -> Tensor:
+    """[M, B] probability of death within 90 days: in the step, or after it."""
+    *_, end_logit, mortality_logit = split_outputs(outputs)
+    end = end_logit.softmax(-1)
+    later = end[..., : End.DIED] * torch.sigmoid(mortality_logit)
+    return end[..., End.DIED] + later.sum(-1)
 
 
 def _step_loss(

@@ -100,7 +100,7 @@ def test_the_truth_is_that_of_the_very_patients(cohort):
     for moment in true_moments(cohort):
         at = rows[moment.decision]
         mean = cohort.norepinephrine_equivalent_mean[at]
-        values, _ = expected(moment, Doses(cohort.fluid_ml[at], mean), 4)
+        values, *_ = expected(moment, Doses(cohort.fluid_ml[at], mean), 4)
         forecast[moment.decision] = values[:, MAP]
         seen[moment.decision] = True
     assert seen.all()

@@ -13,6 +13,7 @@ from world_models.effects import Doses, Effects, draw_doses, usual_size
 from world_models.physiology.batch import Column
 from world_models.physiology.beds import Beds, foresee
 from world_models.physiology.binning import bin_readings
+from world_models.physiology.body import late_risk
 from world_models.physiology.clinician import ClinicianConfig
 from world_models.physiology.courses import Policy, Ward, admit, clinicians, run
 from world_models.physiology.records.blocks import BLOCK_SIZE, RECORDED_HOURS, block_streams
@@ -96,27 +97,28 @@ def true_effects(cohort: Trajectories, seed: int = 0) -> Effects:
     step_hours = cohort.preprocessing.step_hours
     first, second = draw_doses(n, step_hours, np.random.default_rng([seed, 3]))
     change = np.zeros((n, N_FEATURES), np.float32)
-    died = np.zeros((n, 2), np.float32)
+    died, risk = np.zeros((n, 2), np.float32), np.zeros(n, np.float32)
     for moment in true_moments(cohort):
         at = moment.decision
         outcomes = [
             expected(moment, Doses(*(column[at] for column in doses)), step_hours)
             for doses in (first, second)
         ]
-        before, after = (cohort.preprocessing.standardize(values) for values, _ in outcomes)
+        before, after = (cohort.preprocessing.standardize(values) for values, *_ in outcomes)
         change[at] = after - before
         died[at] = np.stack([outcome[1] for outcome in outcomes], axis=1)
-    return Effects(first, second, change, died, usual_size(first, second, change))
+        risk[at] = outcomes[1][2] - outcomes[0][2]
+    return Effects(first, second, change, died, risk, usual_size(first, second, change))
 
 
 def expected(
     moment: Moment, doses: Doses, step_hours: int, steps: int = 1
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Some steps as they go without luck under the same doses in each.
 
     Returns:
-        [n, 39] mean readings, clinical units, NaN where none can be had, and [n] the probability
-        of death.
+        [n, 39] mean readings, clinical units, NaN where none can be had, [n] the probability of
+        death, and [n] that of death within 90 days: in these steps, or by what they leave behind.
     """
     hours = step_hours * steps
     beds = moment.beds.take(np.arange(len(moment.beds)))  # a copy: it moves on
@@ -124,4 +126,5 @@ def expected(
     drip = (doses.fluid_ml / (1000 * step_hours)).astype(np.float32)
     seen = foresee(beds, since, hours, drip, doses.norepinephrine_equivalent)
     values = bin_readings(seen.readings, ~np.isnan(seen.readings), hours)[0]
-    return values, seen.died
+    risk = seen.died + (1 - seen.died) * late_risk(beds.body, beds.people)
+    return values, seen.died, risk
