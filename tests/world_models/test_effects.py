@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sepsis_gym.cohort.assemble import AssemblyConfig, assemble
 from sepsis_gym.errors import ConfigError
@@ -23,10 +24,14 @@ from world_models.effects import (
     prior_effects,
     usual_size,
 )
+from world_models.network import EnsembleNetwork
 from world_models.physiology import ClinicianConfig
+from world_models.physiology.body import advance, late_risk
 from world_models.physiology.effects import expected, true_effects, true_moments
 from world_models.physiology.records.blocks import simulated
 from world_models.physiology.records.trajectories import raw_cohort
+from world_models.physiology.unit import drift, risk_per_hour
+from world_models.sequences import Sequences, sequence_loss
 
 MAP = FEATURE_INDEX["meanbp"]
 
@@ -80,6 +85,7 @@ def test_the_prior_claims_blood_pressures_that_are_known_and_nothing_else(cohort
     np.testing.assert_array_equal(claimed[:, pressures], known[:, pressures])
     assert claimed.sum() == claimed[:, pressures].sum() > 0
     assert np.isnan(effects.died).all()
+    assert np.isnan(effects.risk).all()
     more = effects.second.norepinephrine_equivalent - effects.first.norepinephrine_equivalent
     only = claimed[:, MAP] & (effects.first.fluid_ml == effects.second.fluid_ml)
     np.testing.assert_array_equal(np.sign(effects.change[only, MAP]), np.sign(more[only]))
@@ -123,7 +129,52 @@ def test_true_effects_of_equal_treatments_are_none_and_of_vasopressor_are_pressu
     assert np.nanmax(np.abs(effects.change[alike])) == 0
     assert (effects.died >= 0).all()
     assert (effects.died <= 1).all()
+    assert np.abs(effects.risk[alike]).max() == 0
+    assert np.abs(effects.risk).max() <= 1
     assert (effects.scale > 0).all()
+
+
+def test_the_true_risk_of_a_step_is_that_of_the_bodies_it_leaves(cohort):
+    moment = next(iter(true_moments(cohort)))
+    n = len(moment.decision)
+    doses = Doses(np.zeros(n, np.float32), np.full(n, 0.2, np.float32))
+    _, died, risk = expected(moment, doses, 4)
+    beds = moment.beds.take(np.arange(n))
+    here, kept, calm = np.ones(n), 1 - beds.body.comfort, np.zeros((2, n), np.float32)
+    for quarter in range(16):
+        drift(beds.body, calm)
+        time = moment.hour + quarter / 4
+        advance(beds.body, beds.people, time, np.zeros(n, np.float32), 0.2 * kept)
+        here *= np.exp(-0.25 * risk_per_hour(beds.body))
+    np.testing.assert_allclose(died, 1 - here, atol=1e-5)
+    late = late_risk(beds.body, beds.people)
+    np.testing.assert_allclose(risk, 1 - here * (1 - late), atol=1e-5)
+
+
+def test_a_network_pays_for_its_error_of_the_difference_in_risk(cohort):
+    """All weights are zero but those of the doses: it says that any vasopressor saves 3 points."""
+    network = EnsembleNetwork(1, 4, torch.Generator())
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.zero_()
+        network.output_bias[..., -5:-2] = torch.tensor([0.0, -100.0, -100.0])  # all go on
+        network.output_bias[..., -2] = float(np.log(0.2 / 0.8))
+        network.direct_weight[:, -2, -2] = float(np.log(0.17 / 0.83) - np.log(0.2 / 0.8))
+    unclaimed = replace(prior_effects(cohort), change=no_effects(cohort).change)
+    some = [d.norepinephrine_equivalent > 0 for d in (unclaimed.first, unclaimed.second)]
+    said = 0.2 - 0.03 * np.stack(some).astype(np.float32)
+    losses = []
+    for off in (np.nan, 0.0, 0.05):
+        told = replace(unclaimed, risk=(said[1] - said[0] + off).astype(np.float32))
+        stays = Sequences.of(cohort, "cpu", told)
+        never, asked = torch.full((len(stays),), 99), range(stays.mask.shape[1])
+        weight = torch.ones(1, len(stays))
+        losses.append(
+            sequence_loss(
+                network, stays, weight, never, level_weight=0, effect_weight=2, asked=asked
+            ).item()
+        )
+    np.testing.assert_allclose(losses, [0, 0, 2 * 200 * 0.05**2], atol=1e-4)
 
 
 def test_a_part_of_a_cohort_has_the_same_truth(cohort):

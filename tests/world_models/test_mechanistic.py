@@ -21,7 +21,7 @@ from world_models.physiology.clinician import (
     action_probabilities,
     prescribe,
 )
-from world_models.physiology.courses import Streams, admit
+from world_models.physiology.courses import Streams, admit, clinicians, run
 from world_models.physiology.people import People, draw_people
 from world_models.physiology.policies import best_by, trial_arm
 
@@ -422,6 +422,7 @@ def test_the_internal_step_is_short_enough(patients, fluid_l_h, dose):
     [
         (lambda: ClinicianConfig(decision_interval_hours=0), "decision_interval_hours .* got 0"),
         (lambda: ClinicianConfig(exploration=1.5), "exploration .* got 1.5"),
+        (lambda: ClinicianConfig(unusual=-0.1), "unusual .* got -0.1"),
         (lambda: ClinicianConfig(cue_strength=float("nan")), "cue_strength .* got nan"),
         (lambda: trial_arm(fluid="libral"), "fluid .* got 'libral'"),
         (lambda: best_by("pressures"), "goal .* got 'pressures'"),
@@ -432,11 +433,12 @@ def test_what_is_no_clinician_is_refused(make, wrong):
         make()
 
 
-def test_propensities_are_the_shares_of_what_is_prescribed():
+@pytest.mark.parametrize("unusual", [0.0, 1.0])
+def test_propensities_are_the_shares_of_what_is_prescribed(unusual):
     """2,000 decisions of each of 50 clinicians: no cell is off by more than chance allows."""
     n, draws = 50, 2000
-    streams = Streams.of(3)
-    ward, bins, rng = admit(n, streams), ActionBins(), np.random.default_rng(0)
+    ward = admit(n, Streams.of(3), ClinicianConfig(unusual=unusual))
+    bins, rng = ActionBins(), np.random.default_rng(0)
     chart = ward.chart(1.0)
     known = action_probabilities(chart, ward.style, ward.people, ward.body, 0, bins)
     np.testing.assert_allclose(known.sum(1), 1)
@@ -448,6 +450,39 @@ def test_propensities_are_the_shares_of_what_is_prescribed():
         count[np.arange(n), bins.action(1000 * (bolus + 4 * carrier), dose)] += 1
     error = np.sqrt(known * (1 - known) / draws)
     assert (np.abs(count / draws - known) <= 5 * error + 1e-3).all()
+
+
+def test_unusual_clinicians_move_nothing_of_the_usual_ones():
+    """Who keeps the usual habits treats as if nobody else did otherwise, bit by bit."""
+    n, logs = 200, {}
+    for share in (0.0, 0.4):
+        streams, clinician = Streams.of(7), ClinicianConfig(exploration=0.1, unusual=share)
+        ward = admit(n, streams, clinician)
+        door = Beds(ward.people, ward.body, ward.instruments).pack()
+        logs[share] = door, run(ward, clinicians(clinician), 24, streams)
+    (door, usual), (same, mixed) = logs.values()
+    np.testing.assert_array_equal(door, same)
+    habits = usual.style.pack(), mixed.style.pack()
+    kept = (habits[0] == habits[1]).all(1)
+    assert 0.5 < kept.mean() < 0.7
+    for name in ("readings", "charted", "bolus_l", "carrier_l_h", "dose", "flags", "hidden"):
+        both = getattr(usual, name)[:, kept], getattr(mixed, name)[:, kept]
+        np.testing.assert_array_equal(*both)
+
+
+def test_who_withholds_gives_nothing_or_little_whatever_the_pressure():
+    streams, clinician = Streams.of(8), ClinicianConfig(unusual=1.0)
+    courses = run(admit(600, streams, clinician), clinicians(clinician), 48, streams)
+    cap = courses.style.cap
+    nothing, little = cap == 0, (cap > 0) & (cap < 0.1)
+    assert 0.2 < nothing.mean() < 0.4
+    assert 0.1 < little.mean() < 0.3
+    assert courses.dose[:, nothing].max() == 0
+    assert courses.dose[:, little].max() <= 0.1
+    fluid_l = (courses.bolus_l + courses.carrier_l_h).sum(0)
+    assert fluid_l[nothing].mean() < 0.1 * fluid_l[cap > 0.1].mean()
+    assert fluid_l[little].mean() < 0.7 * fluid_l[cap > 0.1].mean()
+    assert np.std(courses.style.target[cap > 0.1]) > 10
 
 
 # --------------------------------------------------------------------------------- logged stays
