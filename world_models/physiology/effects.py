@@ -127,4 +127,4 @@ def expected(
     seen = foresee(beds, since, hours, drip, doses.norepinephrine_equivalent)
     values = bin_readings(seen.readings, ~np.isnan(seen.readings), hours)[0]
     risk = seen.died + (1 - seen.died) * late_risk(beds.body, beds.people)
-    return values, seen.died, risk
+    return values, seen.died, np.asarray(risk, np.float32)
