@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tqdm import trange
 
 from agents.network import Network
-from agents.policy import TrainedPolicy, training_provenance
+from agents.policy import TrainedPolicy, softmax, training_provenance
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
@@ -81,7 +81,7 @@ class ClinicianAgent(TrainedPolicy):
     def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """Action probabilities [n, 25] of observations [n, 107]."""
         share = self.config.marginal_share
-        mixed = (1 - share) * _softmax(self._network(observations)) + share * self._marginal
+        mixed = (1 - share) * softmax(self._network(observations)) + share * self._marginal
         return mixed / mixed.sum(axis=1, keepdims=True)
 
 
@@ -90,11 +90,6 @@ def _decisions(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     part = trajectories.split(split)
     return part.observations()[part.is_decision], part.action[part.is_decision]
-
-
-def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _fit(
@@ -125,7 +120,7 @@ def _fit(
         network = Network(
             tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in pairs)
         )
-        probability = _softmax(network(held_out_observations))
+        probability = softmax(network(held_out_observations))
         taken = probability[np.arange(len(held_out_actions)), held_out_actions]
         history.append((float(-np.log(taken + np.finfo(np.float64).tiny).mean()), network))
         losses = [loss for loss, _ in history]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,14 @@ class Network:
             arrays[f"{name}.{index}.weight"] = weight
             arrays[f"{name}.{index}.bias"] = bias
         return arrays
+
+    @classmethod
+    def from_torch(cls, *modules: Any) -> Self:
+        """The linear layers of torch modules in their order; torch keeps weights as [out, in]."""
+        state = [tensor for module in modules for tensor in module.state_dict().values()]
+        arrays = [tensor.detach().cpu().numpy() for tensor in state]
+        pairs = zip(arrays[::2], arrays[1::2], strict=True)
+        return cls(tuple((np.ascontiguousarray(w.T), b.copy()) for w, b in pairs))
 
     @classmethod
     def from_weights(cls, weights: Weights, name: str, shape: tuple[int, int]) -> Self:

@@ -1,71 +1,51 @@
-"""Offline reinforcement learning through d3rlpy: DiscreteBCQ and DiscreteCQL.
+"""Offline reinforcement learning through d3rlpy: BC, DQN, double DQN, BCQ and CQL.
 
 d3rlpy trains; what it has trained is taken out as arrays and evaluated in numpy, so a saved agent
-needs neither d3rlpy nor torch.
+needs neither d3rlpy nor torch. A further algorithm of d3rlpy is a config and a subclass of
+:class:`D3rlpyAgent`; one of another kind, a subclass of :class:`~agents.learner.OfflineAgent`.
 """
 
 import contextlib
 import io
-from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import trange
 
+from agents.learner import (
+    Arrays,
+    Learner,
+    OfflineAgent,
+    OfflineConfig,
+    QLearningConfig,
+    Transitions,
+)
 from agents.network import Network
-from agents.policy import TrainedPolicy, one_hot, training_provenance
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
-from sepsis_gym.trajectories import Trajectories
-
-_SHAPE = (OBSERVATION_SIZE, N_ACTIONS)
 
 
 @dataclass(frozen=True)
-class OfflineConfig:
-    """What both algorithms need.
+class BcConfig(OfflineConfig):
+    """Settings of DiscreteBC.
 
     Attributes:
-        n_steps: Gradient updates.
-        batch_size: Transitions per update.
-        learning_rate: Adam step size.
-        hidden_units: Widths of the hidden layers.
-        gamma: Discount per step.
-        target_update_interval: Updates between copies to the target network. A reward needs one
-            copy for each step that it travels back, and a stay has 18.
-        threads: torch threads while training. More gain little on networks this small, and lose
-            much where cores are shared.
-        device: ``cpu`` or ``cuda:0``.
+        imitation_penalty: Times the mean squared logit.
     """
 
-    n_steps: int = 6_000
-    batch_size: int = 256
-    learning_rate: float = 1e-4
-    hidden_units: tuple[int, ...] = (128, 128)
-    gamma: float = 0.99
-    target_update_interval: int = 200
-    threads: int = 1
-    device: str = "cpu"
+    imitation_penalty: float = 0.01
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        positive = ("n_steps", "batch_size", "learning_rate", "target_update_interval", "threads")
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.hidden_units or min(self.hidden_units) <= 0:
-            raise ConfigError(f"hidden_units must be positive widths, got {self.hidden_units}")
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"gamma must be from 0 to 1, got {self.gamma}")
+        super().__post_init__()
+        _check_penalty("imitation_penalty", self.imitation_penalty)
 
 
 @dataclass(frozen=True)
-class BcqConfig(OfflineConfig):
+class BcqConfig(QLearningConfig):
     """Settings of DiscreteBCQ.
 
     Attributes:
@@ -87,12 +67,11 @@ class BcqConfig(OfflineConfig):
             raise ConfigError(
                 f"action_flexibility must lie between 0 and 1, got {self.action_flexibility}"
             )
-        if self.imitation_penalty < 0:
-            raise ConfigError(f"imitation_penalty must not be negative: {self.imitation_penalty}")
+        _check_penalty("imitation_penalty", self.imitation_penalty)
 
 
 @dataclass(frozen=True)
-class CqlConfig(OfflineConfig):
+class CqlConfig(QLearningConfig):
     """Settings of DiscreteCQL.
 
     Attributes:
@@ -106,106 +85,141 @@ class CqlConfig(OfflineConfig):
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        if self.alpha < 0:
-            raise ConfigError(f"alpha must not be negative, got {self.alpha}")
+        _check_penalty("alpha", self.alpha)
 
 
-class OfflineAgent(TrainedPolicy):
-    """A greedy policy learnt from logged stays; its probabilities are one-hot.
+def _check_penalty(name: str, penalty: float) -> None:
+    if penalty < 0:
+        raise ConfigError(f"{name} must not be negative, got {penalty}")
 
-    Off-policy evaluation by importance sampling must soften it, and name the row so.
-    """
 
+class D3rlpyAgent(OfflineAgent):
+    """Base of the agents that d3rlpy trains."""
+
+    _ALGORITHM: ClassVar[str]
+    """d3rlpy's name of the algorithm's config."""
     _MODULES: ClassVar[dict[str, str]] = {"q": "q_funcs"}
     """Networks to keep, and what d3rlpy calls them."""
 
-    def _build(self) -> None:
-        self._networks = {
-            name: Network.from_weights(self.weights, name, _SHAPE) for name in self._MODULES
-        }
+    @classmethod
+    def _settings(cls, config: Any) -> dict[str, Any]:
+        """What the algorithm takes besides what all take."""
+        return {}
 
     @classmethod
-    def train(cls, trajectories: Trajectories, config: Any, *, seed: int = 0) -> Self:
-        """Learns from the training split and keeps the last weights.
-
-        Rewards are divided by their largest magnitude in that split: the +-15 of the outcome
-        would otherwise sit far out on the linear arm of d3rlpy's Huber loss, where the many
-        small rewards within a stay count for little, and CQL's alpha would mean something else
-        under each reward scheme.
-
-        Raises:
-            ImportError: d3rlpy is not installed.
-            UnknownNameError: The cohort has no training split.
-            ConfigError: Training diverged.
-        """
-        learning = trajectories.split("train")
-        largest = float(np.nanmax(np.abs(learning.reward)))
-        scale = largest if largest > 0 else 1.0
+    def _learner(cls, config: Any, reward_scale: float) -> tuple[Learner, dict[str, str]]:
         d3rlpy = _import_d3rlpy()
-        with _torch_settings(config.threads, seed):
-            algorithm = cls._algorithm(d3rlpy, config).create(device=config.device)
-            algorithm.create_impl((OBSERVATION_SIZE,), N_ACTIONS)
-            losses = _update(d3rlpy, algorithm, learning, scale, config, seed)
-        weights: dict[str, NDArray[np.float32]] = {}
-        for name, module in cls._MODULES.items():
-            weights |= _network(getattr(algorithm.impl.modules, module)).to_weights(name)
-        provenance = training_provenance(trajectories, seed) | {
-            "d3rlpy": d3rlpy.__version__,
-            "reward_scale": scale,
-            "last_losses": losses,
-        }
-        return cls(config, weights, trajectories.preprocessing, provenance)
+        settings = cls._settings(config)
+        for name in ("batch_size", "learning_rate", "gamma", "target_update_interval"):
+            if hasattr(config, name):
+                settings[name] = getattr(config, name)
+        encoder = d3rlpy.models.VectorEncoderFactory(list(config.hidden_units))
+        made = getattr(d3rlpy.algos, cls._ALGORITHM)(encoder_factory=encoder, **settings)
+        algorithm = made.create(device=config.device)
+        algorithm.create_impl((OBSERVATION_SIZE,), N_ACTIONS)
+        return _D3rlpyLearner(d3rlpy, algorithm, cls._MODULES), {"d3rlpy": d3rlpy.__version__}
+
+
+class BcAgent(D3rlpyAgent):
+    """Takes the action that clinicians would most likely take; ``clinician`` draws from them all.
+
+    It is trained to the end: a score would choose the imitation that errs to advantage.
+    """
+
+    config_type: ClassVar[type] = BcConfig
+    _ALGORITHM = "DiscreteBCConfig"
+    _NETWORKS = ("imitator",)
+    _MODULES: ClassVar[dict[str, str]] = {"imitator": "imitator"}
+    _SCORED = False
 
     @classmethod
-    @abstractmethod
-    def _algorithm(cls, d3rlpy: ModuleType, config: Any) -> Any:
-        """d3rlpy's configuration of the algorithm."""
-
-    @abstractmethod
-    def _greedy(self, observations: NDArray[np.float32]) -> NDArray[np.integer]:
-        """The chosen actions [n]."""
-
-    def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One-hot action probabilities [n, 25] of observations [n, 107]."""
-        return one_hot(self._greedy(observations))
+    def _settings(cls, config: BcConfig) -> dict[str, Any]:
+        return {"beta": config.imitation_penalty}
 
 
-class BcqAgent(OfflineAgent):
+class DqnAgent(D3rlpyAgent):
+    """Takes the action of highest value, however rarely it was logged: the negative control."""
+
+    config_type: ClassVar[type] = QLearningConfig
+    _ALGORITHM = "DQNConfig"
+
+
+class DoubleDqnAgent(DqnAgent):
+    """The same with double Q-learning."""
+
+    _ALGORITHM = "DoubleDQNConfig"
+
+
+class BcqAgent(D3rlpyAgent):
     """Takes the action of highest value among those that clinicians would consider."""
 
-    config: BcqConfig
     config_type: ClassVar[type] = BcqConfig
-
+    _ALGORITHM = "DiscreteBCQConfig"
+    _NETWORKS = ("q", "imitator")
     _MODULES: ClassVar[dict[str, str]] = {"q": "q_funcs", "imitator": "imitator"}
 
     @classmethod
-    def _algorithm(cls, d3rlpy: ModuleType, config: BcqConfig) -> Any:
-        return d3rlpy.algos.DiscreteBCQConfig(
-            **_shared_settings(d3rlpy, config),
-            action_flexibility=config.action_flexibility,
-            beta=config.imitation_penalty,
-            share_encoder=False,  # sharing is meant for pixels
-        )
+    def _settings(cls, config: BcqConfig) -> dict[str, Any]:
+        return {
+            "action_flexibility": config.action_flexibility,
+            "beta": config.imitation_penalty,
+            "share_encoder": False,  # sharing is meant for pixels
+        }
 
-    def _greedy(self, observations: NDArray[np.float32]) -> NDArray[np.integer]:
+    def _rated(self, observations: NDArray[np.float32]) -> NDArray[np.floating]:
         logits = self._networks["imitator"](observations)
         likelier = np.log(self.config.action_flexibility) + logits.max(axis=1, keepdims=True)
-        values = np.where(logits > likelier, self._networks["q"](observations), -np.inf)
-        return values.argmax(axis=1)
+        return np.where(logits > likelier, self._networks["q"](observations), -np.inf)
 
 
-class CqlAgent(OfflineAgent):
+class CqlAgent(D3rlpyAgent):
     """Takes the action of highest conservative value."""
 
     config_type: ClassVar[type] = CqlConfig
+    _ALGORITHM = "DiscreteCQLConfig"
 
     @classmethod
-    def _algorithm(cls, d3rlpy: ModuleType, config: CqlConfig) -> Any:
-        settings = _shared_settings(d3rlpy, config)
-        return d3rlpy.algos.DiscreteCQLConfig(**settings, alpha=config.alpha)
+    def _settings(cls, config: CqlConfig) -> dict[str, Any]:
+        return {"alpha": config.alpha}
 
-    def _greedy(self, observations: NDArray[np.float32]) -> NDArray[np.integer]:
-        return self._networks["q"](observations).argmax(axis=1)
+
+@dataclass
+class _D3rlpyLearner:
+    """d3rlpy's algorithm as a :class:`Learner`."""
+
+    d3rlpy: ModuleType
+    algorithm: Any
+    modules: dict[str, str]
+
+    def update(self, batch: Transitions) -> dict[str, float]:
+        made = self.d3rlpy.dataset.TransitionMiniBatch(
+            observations=batch.observation,
+            actions=batch.action,
+            rewards=batch.reward,
+            next_observations=batch.following,
+            next_actions=batch.next_action,
+            terminals=batch.terminal,
+            intervals=np.ones_like(batch.reward),
+            transitions=(),
+        )
+        losses: dict[str, float] = self.algorithm.update(made)
+        return losses
+
+    def weights(self) -> Arrays:
+        modules = self.algorithm.impl.modules
+        arrays: Arrays = {}
+        for name, module in self.modules.items():
+            arrays |= Network.from_torch(getattr(modules, module)).to_weights(name)
+        return arrays
+
+    def state(self) -> dict[str, Any]:
+        file = io.BytesIO()
+        self.algorithm.impl.save_model(file)
+        return {"model": file.getvalue(), "grad_step": self.algorithm.grad_step}
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        self.algorithm.impl.load_model(io.BytesIO(state["model"]))
+        self.algorithm.set_grad_step(state["grad_step"])
 
 
 def _import_d3rlpy() -> ModuleType:
@@ -231,74 +245,3 @@ def _import_d3rlpy() -> ModuleType:
         torch.set_float32_matmul_precision(precision)
         torch._dynamo.config.compiled_autograd = compiled
     return d3rlpy
-
-
-@contextlib.contextmanager
-def _torch_settings(threads: int, seed: int) -> Iterator[None]:
-    """Own thread count and random stream, as they were before when it is over."""
-    import torch
-
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def _shared_settings(d3rlpy: ModuleType, config: OfflineConfig) -> dict[str, Any]:
-    return {
-        "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "gamma": config.gamma,
-        "target_update_interval": config.target_update_interval,
-        "encoder_factory": d3rlpy.models.VectorEncoderFactory(list(config.hidden_units)),
-    }
-
-
-def _update(
-    d3rlpy: ModuleType,
-    algorithm: Any,
-    learning: Trajectories,
-    reward_scale: float,
-    config: OfflineConfig,
-    seed: int,
-) -> dict[str, float]:
-    """Runs the updates; returns each loss, averaged over the last tenth of them.
-
-    Batches are gathered from contiguous arrays here, because ``algorithm.fit`` builds every
-    transition as an object (and writes a log folder).
-    """
-    rows = np.flatnonzero(learning.is_decision)
-    observations = learning.observations()
-    now, following = observations[rows], observations[rows + 1]
-    action = learning.action[rows, None].astype(np.float32)
-    reward = (learning.reward[rows, None] / reward_scale).astype(np.float32)
-    terminal = learning.terminated[rows, None].astype(np.float32)
-    interval = np.ones((config.batch_size, 1), np.float32)
-    rng = np.random.default_rng(seed)
-    history: list[dict[str, float]] = []
-    for _ in trange(config.n_steps, desc=type(algorithm).__name__, unit="update", disable=None):
-        i = rng.integers(len(rows), size=config.batch_size)
-        batch = d3rlpy.dataset.TransitionMiniBatch(
-            observations=now[i],
-            actions=action[i],
-            rewards=reward[i],
-            next_observations=following[i],
-            next_actions=action[i],  # required, read by neither algorithm
-            terminals=terminal[i],
-            intervals=interval,
-            transitions=(),
-        )
-        history.append(algorithm.update(batch))
-    recent = history[-max(1, config.n_steps // 10) :]
-    return {name: float(np.mean([loss[name] for loss in recent])) for name in recent[0]}
-
-
-def _network(module: Any) -> Network:
-    """The linear layers of a torch module in their order; torch keeps weights as [out, in]."""
-    arrays = [tensor.detach().cpu().numpy() for tensor in module.state_dict().values()]
-    pairs = zip(arrays[::2], arrays[1::2], strict=True)
-    return Network(tuple((np.ascontiguousarray(w.T), b.copy()) for w, b in pairs))

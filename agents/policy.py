@@ -64,13 +64,13 @@ class TrainableAgent(SavableAgent, Protocol):
         ...
 
 
-class BatchPolicy(ABC):
-    """Base of the agents that are functions of the observation alone.
+class Policy(ABC):
+    """Base of the agents whose choice is a draw from their ``action_probabilities``.
 
-    ``act`` draws from ``action_probabilities``; a deterministic agent's are one-hot, so its draw
-    is its choice. The draws come from a generator seeded once, at construction: ``reset`` lets
-    the stream run on, for otherwise every episode would see the same draws. A new agent with the
-    same seed, or the same one loaded again, repeats the whole sequence of episodes.
+    A deterministic agent's are one-hot, so its draw is its choice. The draws come from a generator
+    seeded once, at construction: ``reset`` lets the stream run on, for otherwise every episode
+    would see the same draws. A new agent with the same seed, or the same one loaded again, repeats
+    the whole sequence of episodes.
 
     Attributes:
         preprocessing: What the observations must have been made with; None if it does not matter.
@@ -83,12 +83,26 @@ class BatchPolicy(ABC):
         self.seed = seed
         self._rng = np.random.default_rng([seed, 2])  # an env of this seed has another stream
 
+    def reset(self) -> None:  # noqa: B027 -- empty on purpose, not forgotten
+        """Does nothing: nothing is remembered from state to state."""
+
+    @abstractmethod
+    def action_probabilities(
+        self, observation: NDArray[np.float32], info: Info
+    ) -> NDArray[np.float64]:
+        """Probability of each of the 25 actions, [25]."""
+
+    def act(self, observation: NDArray[np.float32], info: Info) -> int:
+        """Draws an action, 0-24."""
+        return int(self._rng.choice(N_ACTIONS, p=self.action_probabilities(observation, info)))
+
+
+class BatchPolicy(Policy):
+    """Base of the agents that are functions of the observation alone."""
+
     @abstractmethod
     def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """Action probabilities [n, 25] of observations [n, 107]."""
-
-    def reset(self) -> None:  # noqa: B027 -- empty on purpose, not forgotten
-        """Does nothing: nothing is remembered from state to state."""
 
     def action_probabilities(
         self, observation: NDArray[np.float32], info: Info
@@ -96,12 +110,8 @@ class BatchPolicy(ABC):
         """Probability of each of the 25 actions, [25]."""
         return self.batch_probabilities(observation[None])[0]
 
-    def act(self, observation: NDArray[np.float32], info: Info) -> int:
-        """Draws an action, 0-24."""
-        return int(self._rng.choice(N_ACTIONS, p=self.action_probabilities(observation, info)))
 
-
-class TrainedPolicy(BatchPolicy):
+class StoredPolicy(Policy):
     """Base of the agents whose choices come from trained arrays.
 
     Attributes:
@@ -155,9 +165,19 @@ class TrainedPolicy(BatchPolicy):
         return cls(config, record.weights, record.preprocessing, record.provenance)
 
 
+class TrainedPolicy(StoredPolicy, BatchPolicy):
+    """Trained arrays that make a function of the observation."""
+
+
 def one_hot(actions: NDArray[np.integer]) -> NDArray[np.float64]:
     """Probabilities [n, 25] of a policy that takes these actions [n] for certain."""
     return np.eye(N_ACTIONS)[actions]
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities [n, 25] of logits [n, 25]."""
+    powers = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def check_preprocessing(agent: Agent, preprocessing: Preprocessing) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from agents.policy import AgentRecord, SavableAgent, TrainableAgent
-from sepsis_gym.agent import Agent
+from agents.training import ResumableAgent, Run
+from sepsis_gym.agent import Agent, BatchAgent
 from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.preprocessing import Preprocessing
@@ -28,8 +30,12 @@ _BUILT_IN = {
     "no_treatment": ("agents.baselines:NoTreatmentAgent", "no fluid, no vasopressor"),
     "fixed_dose": ("agents.baselines:FixedDoseAgent", "one action for everybody (action=0-24)"),
     "clinician": ("agents.clinician:ClinicianAgent", "behaviour cloning; needs training"),
+    "bc": ("agents.offline:BcAgent", "DiscreteBC by d3rlpy; needs training"),
     "bcq": ("agents.offline:BcqAgent", "DiscreteBCQ by d3rlpy; needs training"),
     "cql": ("agents.offline:CqlAgent", "DiscreteCQL by d3rlpy; needs training"),
+    "dqn": ("agents.offline:DqnAgent", "DQN by d3rlpy, offline; needs training"),
+    "double_dqn": ("agents.offline:DoubleDqnAgent", "double DQN, offline; needs training"),
+    "wd3qne": ("agents.wd3qne:Wd3qneAgent", "DQN with clinicians' expertise; needs training"),
 }
 
 
@@ -66,15 +72,22 @@ def train_agent(
     *,
     config: Any = None,
     seed: int = 0,
+    score: Callable[[BatchAgent], float] | None = None,
 ) -> Agent:
     """Trains an agent on the train and validation splits of a cohort.
+
+    Agents with long trainings keep their state in ``out/.training`` and go on from it when the same
+    call is made again after an interruption, and write curves to ``out/tensorboard``.
 
     Args:
         name: One of :func:`available_agents`, or ``package.module:Class``.
         trajectories: The whole cohort.
-        out: Folder to save the agent in.
+        out: Folder to save the agent in; nothing is written if not given.
         config: The agent's ``config_type``; its defaults if None.
         seed: Same seed, same data, same machine: same agent.
+        score: Value of a policy by the validation split, such as
+            :func:`evaluation.validation_value`; offline agents that learn values stop by it and
+            keep the best weights, other agents do not ask it.
 
     Raises:
         UnknownNameError: There is no such agent, or a split is empty.
@@ -92,11 +105,15 @@ def train_agent(
             f"agent {name!r} takes a {trainable.config_type.__name__}, "
             f"got {type(settings).__name__}"
         )
-    if out is not None:
-        check_target(out)
-    agent = trainable.train(trajectories, settings, seed=seed)
+    run = Run(None if out is None else check_target(out), score)
+    if "run" in inspect.signature(trainable.train).parameters:
+        resumable = cast(type[ResumableAgent], found)
+        agent: SavableAgent = resumable.train(trajectories, settings, seed=seed, run=run)
+    else:
+        agent = trainable.train(trajectories, settings, seed=seed)
     if out is not None:
         save_agent(agent, out)
+        run.finish()
     return agent
 
 

@@ -1,4 +1,4 @@
-"""BCQ and CQL on a task whose best action is known."""
+"""The offline learners on a task whose best action is known."""
 
 import os
 import subprocess
@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents import load_agent, train_agent
-from agents.offline import BcqConfig, CqlConfig, OfflineConfig, _import_d3rlpy
+from agents import agent_digest, load_agent, train_agent
+from agents.learner import OfflineConfig, QLearningConfig, Transitions
+from agents.offline import BcConfig, BcqConfig, CqlConfig, D3rlpyAgent, _import_d3rlpy
+from agents.wd3qne import Wd3qneAgent, Wd3qneConfig, _Learner, _q
 from sepsis_gym.cohort.assemble import AssemblyConfig, RawCohort, assemble
 from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError
@@ -21,7 +23,15 @@ pytest.importorskip("d3rlpy")
 
 BEST = 20  # highest fluid level, no vasopressor
 QUICK = {"n_steps": 30, "batch_size": 32, "hidden_units": (16,)}
-CONFIGS: dict[str, type[OfflineConfig]] = {"bcq": BcqConfig, "cql": CqlConfig}
+CONFIGS: dict[str, type[OfflineConfig]] = {
+    "bc": BcConfig,
+    "bcq": BcqConfig,
+    "cql": CqlConfig,
+    "dqn": QLearningConfig,
+    "double_dqn": QLearningConfig,
+    "wd3qne": Wd3qneConfig,
+}
+ALL, BY_D3RLPY = list(CONFIGS), [name for name in CONFIGS if name != "wd3qne"]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +71,7 @@ def fluid_task() -> Trajectories:
     )
 
 
-@pytest.mark.parametrize("name", ["bcq", "cql"])
+@pytest.mark.parametrize("name", ALL[1:])
 def test_learns_the_best_action(fluid_task, name):
     config = CONFIGS[name](n_steps=800, learning_rate=3e-4, hidden_units=(64, 64))
     agent = train_agent(name, fluid_task, config=config)
@@ -74,7 +84,15 @@ def test_learns_the_best_action(fluid_task, name):
     assert chosen > 0.95
 
 
-@pytest.mark.parametrize("name", ["bcq", "cql"])
+def test_bc_learns_what_is_given_most(fluid_task):
+    """Half of the patients get no vasopressor, an eighth each of the other levels."""
+    agent = train_agent("bc", fluid_task, config=BcConfig(n_steps=300, learning_rate=1e-3))
+    test = fluid_task.split("test")
+    chosen = agent.batch_probabilities(test.observations()[test.is_decision]).argmax(axis=1)
+    assert (chosen % 5 == 0).mean() > 0.95
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_saved_agent_is_the_same_and_needs_no_torch(trajectories, name, tmp_path):
     agent = train_agent(name, trajectories, tmp_path / name, config=CONFIGS[name](**QUICK), seed=4)
     observations = trajectories.observations()
@@ -96,21 +114,20 @@ def test_saved_agent_is_the_same_and_needs_no_torch(trajectories, name, tmp_path
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["bcq", "cql"])
+@pytest.mark.parametrize("name", BY_D3RLPY)
 def test_numpy_policy_is_d3rlpys(trajectories, name, monkeypatch):
     kept = []
-    module = sys.modules["agents.offline"]
-    update = module._update
+    make = D3rlpyAgent._learner.__func__
 
-    def keep(d3rlpy, algorithm, *rest):
-        kept.append(algorithm)
-        return update(d3rlpy, algorithm, *rest)
+    def keep(agent_class, config, reward_scale):
+        kept.append(make(agent_class, config, reward_scale))
+        return kept[0]
 
-    monkeypatch.setattr(module, "_update", keep)
+    monkeypatch.setattr(D3rlpyAgent, "_learner", classmethod(keep))
     agent = train_agent(name, trajectories, config=CONFIGS[name](**QUICK))
     observations = trajectories.observations()
     chosen = agent.batch_probabilities(observations).argmax(axis=1)
-    assert np.array_equal(chosen, kept[0].predict(observations))
+    assert np.array_equal(chosen, kept[0][0].algorithm.predict(observations))
 
 
 def test_bcq_never_takes_what_the_imitator_finds_unlikely(trajectories):
@@ -126,7 +143,7 @@ def test_bcq_never_takes_what_the_imitator_finds_unlikely(trajectories):
     assert np.array_equal(imitated, logits.argmax(axis=1))
 
 
-@pytest.mark.parametrize("name", ["bcq", "cql"])
+@pytest.mark.parametrize("name", ["bcq", "cql", "wd3qne"])
 def test_same_seed_same_agent_and_nothing_left_behind(trajectories, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = CONFIGS[name](**QUICK)
@@ -137,7 +154,7 @@ def test_same_seed_same_agent_and_nothing_left_behind(trajectories, name, tmp_pa
         train_agent(name, trajectories, config=config, seed=seed) for seed in (1, 1, 2)
     )
     assert all(np.array_equal(first.weights[key], second.weights[key]) for key in first.weights)
-    assert not np.array_equal(first.weights["q.0.weight"], other.weights["q.0.weight"])
+    assert not all(np.array_equal(first.weights[key], other.weights[key]) for key in first.weights)
     assert torch.equal(torch.get_rng_state(), stream)
     assert torch.get_num_threads() == threads
     assert torch.get_float32_matmul_precision() == precision
@@ -164,6 +181,134 @@ def test_provenance_tells_scale_and_losses(trajectories):
     assert agent.provenance["d3rlpy"] == _import_d3rlpy().__version__
 
 
+def test_wd3qne_values_the_next_state_as_published():
+    """Mild patients by the clinician's next action, others by both networks' choices, weighted."""
+    learner = _Learner(Wd3qneConfig(**QUICK), reward_scale=15.0)
+    with torch.no_grad():
+        for weights in learner.target.parameters():
+            weights += 0.1 * torch.randn_like(weights)
+    following = np.random.default_rng(0).normal(size=(2, 107)).astype(np.float32)
+    data = {
+        "following": torch.from_numpy(following),
+        "next_action": torch.tensor([[3.0], [3.0]]),
+        "sofa": torch.tensor([[3.0], [4.0]]),
+    }
+    with torch.no_grad():
+        worth = learner._worth(data).numpy()[:, 0]
+        own, target = (
+            _q(net, data["following"]).numpy() for net in (learner.online, learner.target)
+        )
+    assert worth[0] == pytest.approx(target[0, 3])
+    a, b = target[1, own[1].argmax()], target[1].max()
+    weight = np.exp(15 * a) / (np.exp(15 * a) + np.exp(15 * b))
+    assert worth[1] == pytest.approx(weight * a + (1 - weight) * b)
+    assert a != b
+
+
+def test_wd3qne_acts_as_its_network_does(trajectories):
+    learner, _ = Wd3qneAgent._learner(Wd3qneConfig(**QUICK), 1.0)
+    provenance = {"seed": 0}
+    agent = Wd3qneAgent(learner.config, learner.weights(), trajectories.preprocessing, provenance)
+    shown = trajectories.observations()
+    with torch.no_grad():
+        expected = _q(learner.online, torch.from_numpy(shown)).numpy().argmax(axis=1)
+    assert np.array_equal(agent.batch_probabilities(shown).argmax(axis=1), expected)
+
+
+def test_transitions_are_those_of_the_log(trajectories):
+    data = Transitions.of(trajectories, 15.0)
+    rows = np.flatnonzero(trajectories.is_decision)
+    shown = trajectories.observations()
+    assert np.array_equal(data.observation, shown[rows])
+    assert np.array_equal(data.following, shown[rows + 1])
+    assert data.reward[:, 0] == pytest.approx(trajectories.reward[rows] / 15)
+    last = data.terminal[:, 0] == 1
+    assert last.sum() == len(trajectories)
+    assert np.array_equal(data.next_action[~last, 0], trajectories.action[rows + 1][~last])
+    assert np.array_equal(data.sofa[:, 0], trajectories.sofa[rows])
+
+
+class _StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("name", ["cql", "wd3qne"])
+def test_interrupted_and_resumed_is_uninterrupted(
+    trajectories, name, scored, tmp_path, monkeypatch
+):
+    config = CONFIGS[name](**{**QUICK, "check_interval": 10, "target_update_interval": 7})
+    scores: list[float] = []
+
+    def score(agent):
+        # best at the second of three looks, so that a resumed run must remember the best weights
+        scores.append(float(agent.weights[next(iter(agent.weights))][0, 0]))
+        return -abs(len(scores) - 2.0)
+
+    def train(folder):
+        del scores[1 if folder.exists() else 0 :]
+        return train_agent(
+            name, trajectories, folder, config=config, seed=3, score=score if scored else None
+        )
+
+    whole = train(tmp_path / "whole")
+    kind, done = type(type(whole)._learner(config, 1.0)[0]), []
+    original = kind.update
+
+    def stop_in_the_second_stretch(self, batch):
+        done.append(1)
+        if len(done) == 15:
+            raise _StoppedError
+        return original(self, batch)
+
+    monkeypatch.setattr(kind, "update", stop_in_the_second_stretch)
+    with pytest.raises(_StoppedError):
+        train(tmp_path / "broken")
+    assert (tmp_path / "broken" / ".training" / "state.pt").is_file()
+    resumed = train(tmp_path / "broken")
+    assert len(done) == 15 + 20  # the first 10 are not done again
+    assert agent_digest(resumed) == agent_digest(whole)
+    assert not (tmp_path / "broken" / ".training").exists()
+    assert list((tmp_path / "broken" / "tensorboard").iterdir())
+    if scored:
+        assert resumed.provenance["best_update"] == 20
+
+
+def test_a_state_of_another_training_is_not_gone_on_from(trajectories, tmp_path, monkeypatch):
+    config = CqlConfig(**{**QUICK, "check_interval": 10})
+    fresh = train_agent("cql", trajectories, config=config, seed=2)
+    monkeypatch.setattr("agents.registry.save_agent", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_agent("cql", trajectories, tmp_path / "a", config=config, seed=1)
+    assert (tmp_path / "a" / ".training" / "state.pt").is_file()
+    monkeypatch.undo()
+    other = train_agent("cql", trajectories, tmp_path / "a", config=config, seed=2)
+    assert agent_digest(other) == agent_digest(fresh)
+    (tmp_path / "a" / ".training").mkdir()
+    (tmp_path / "a" / ".training" / "state.pt").write_bytes(b"damaged")
+    again = train_agent("cql", trajectories, tmp_path / "a", config=config, seed=2)
+    assert agent_digest(again) == agent_digest(fresh)
+
+
+def test_stops_when_the_score_no_longer_rises(trajectories):
+    falling = iter(range(0, -100, -1))
+    config = CqlConfig(**{**QUICK, "n_steps": 1000, "check_interval": 10, "patience": 3})
+    agent = train_agent("cql", trajectories, config=config, score=lambda _: next(falling))
+    assert agent.provenance["updates"] == 40
+    assert agent.provenance["best_update"] == 10
+    assert agent.provenance["validation_score"] == 0.0
+
+
+def test_bc_is_not_chosen_by_a_score(trajectories):
+    def score(_):
+        raise AssertionError
+
+    assert (
+        "best_update"
+        not in train_agent("bc", trajectories, config=BcConfig(**QUICK), score=score).provenance
+    )
+
+
 def test_divergence_is_no_agent(trajectories):
     with pytest.raises(ConfigError, match="not finite"):
         train_agent("cql", trajectories, config=CqlConfig(**QUICK, learning_rate=1e30))
@@ -176,6 +321,9 @@ def test_divergence_is_no_agent(trajectories):
         (CqlConfig, {"gamma": 1.5}, "gamma"),
         (CqlConfig, {"hidden_units": ()}, "hidden_units"),
         (CqlConfig, {"alpha": -1}, "alpha"),
+        (CqlConfig, {"check_interval": 0}, "check_interval"),
+        (CqlConfig, {"threads": 0}, "threads"),
+        (Wd3qneConfig, {"head_units": 0}, "head_units"),
         (BcqConfig, {"action_flexibility": 1.0}, "action_flexibility"),
         (BcqConfig, {"imitation_penalty": -0.1}, "imitation_penalty"),
     ],
