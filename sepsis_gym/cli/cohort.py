@@ -79,6 +79,7 @@ def synthetic(
     patients: int = 1000,
     seed: int = 0,
     tables: bool = True,
+    scales_of: str | None = None,
     clinician: Annotated[ClinicianConfig, OmitArgPrefixes] = ClinicianConfig(),  # noqa: B008
     assembly: Annotated[AssemblyConfig, OmitArgPrefixes] = AssemblyConfig(),  # noqa: B008
 ) -> None:
@@ -93,10 +94,15 @@ def synthetic(
         patients: How many.
         seed: Of everything.
         tables: Whether to write tables; without them the same values go straight to trajectories.
+        scales_of: Name or folder of a world model, such as ``default``, whose scales and dose
+            levels the cohort takes over, so that agents of the cohort can use it; for --no-tables.
         clinician: How the patients are dosed.
         assembly: Clock, alignment, splits and reward.
     """
-    print_cohort(build_synthetic(out, patients, seed, assembly, clinician, tables=tables), out)
+    cohort = build_synthetic(
+        out, patients, seed, assembly, clinician, tables=tables, scales_of=scales_of
+    )
+    print_cohort(cohort, out)
 
 
 @app.command(name="describe")
@@ -174,14 +180,21 @@ def build_synthetic(
     clinician: ClinicianConfig,
     *,
     tables: bool = True,
+    scales_of: str | None = None,
 ) -> Trajectories:
     """Simulates patients and builds their cohort, by way of tables or straight."""
+    from world_models.checkpoint import load_preprocessing
     from world_models.physiology.records.blocks import simulated
     from world_models.physiology.records.propensities import write_propensities
     from world_models.physiology.records.tables import write_tables
     from world_models.physiology.records.trajectories import raw_cohort
 
     check_target(out)
+    scales = None if scales_of is None else load_preprocessing(scales_of)
+    if scales and tables:
+        raise ConfigError("--scales-of is for cohorts without tables: add --no-tables")
+    if scales and (scales.step_hours, scales.alignment) != (assembly.step_hours, "causal"):
+        raise ConfigError(f"world model {scales_of!r} has steps of {scales.step_hours} h")
     source = f"sepsis-gym synthetic patients, {patients}, seed {seed}"
     build = {"synthetic": {"patients": patients, "seed": seed, "clinician": asdict(clinician)}}
     if tables:
@@ -195,7 +208,9 @@ def build_synthetic(
             raise ConfigError("--no-tables is for the causal alignment; leave it out")
         courses = simulated(patients, seed, clinician)
         raw = raw_cohort(courses, step_hours=assembly.step_hours, seed=seed)
-        cohort = assemble(raw, assembly, source=source, credentialed=False, build=build)
+        cohort = assemble(
+            raw, assembly, source=source, credentialed=False, build=build, preprocessing=scales
+        )
         cohort.save(out)
     if clinician.decision_interval_hours == assembly.step_hours == ACTION_HOURS:
         write_propensities(out / "propensities.parquet", cohort, patients, seed, clinician)
