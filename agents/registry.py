@@ -36,6 +36,7 @@ _BUILT_IN = {
     "dqn": ("agents.offline:DqnAgent", "DQN by d3rlpy, offline; needs training"),
     "double_dqn": ("agents.offline:DoubleDqnAgent", "double DQN, offline; needs training"),
     "wd3qne": ("agents.wd3qne:Wd3qneAgent", "DQN with clinicians' expertise; needs training"),
+    "teacher": ("agents.llm.teacher:TeacherAgent", "a rule that simulates and refines in words"),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from evaluation import estimators
+from evaluation.answer_store import AnswerStore
 from evaluation.behavior import BehaviorConfig, BehaviorReport, check_behavior, fit_behavior_policy
 from evaluation.estimators import Floats
 from evaluation.fqe import FQEConfig
@@ -205,11 +206,16 @@ class Evaluation:
             sensitivity=self._other_gammas(np.ones(len(self._logged))),
         )
 
-    def row(self, name: str, agent: Agent) -> Row:
+    def row(self, name: str, agent: Agent, kept: AnswerStore | None = None) -> Row:
         """Scores one agent.
 
         Q is cross-fitted on the test stays, and also on the training split, unless the agent is no
         function of the observation alone and was walked through the logged test stays only.
+
+        Args:
+            name: What it is called.
+            agent: The agent.
+            kept: See :func:`~evaluation.target.agent_probabilities`.
 
         Raises:
             ConfigError: See :meth:`check`.
@@ -218,7 +224,7 @@ class Evaluation:
         """
         self.check(name, agent)
         config, test = self.config, self.test
-        answers = agent_probabilities(name, agent, test, self._model)
+        answers = agent_probabilities(name, agent, test, self._model, kept)
         own = answers.probabilities
         softening = config.softening if own.min() < config.softening / N_ACTIONS else 0.0
         fitted = self._q_values(name, agent, soften(own, softening), softening)

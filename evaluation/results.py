@@ -28,6 +28,7 @@ from sepsis_gym.files import whole_folder
 FORMAT_VERSION = 2
 DISCLAIMER = "Research software, never for patient care."
 _SIGNIFICANT_DIGITS = 9
+_RATED = ("repairs", "fallbacks")
 _POLICY_WIDTH = 14
 _COLUMNS = {"mean_return": "Mean return", "wis": "WIS", "wpdis": "WPDIS", "dr": "DR"}
 _COLUMNS |= {"wdr": "WDR", "fqe": "FQE"}
@@ -95,6 +96,7 @@ class Row:
         safety: Adherence and dosing errors of the agent itself, not softened.
         action_frequency: [25] mean probability of each action over the logged states, not softened.
         counts: The agent's own counters, such as invalid replies.
+        provenance: What made up an agent that is asked, such as model and prompt.
         world_model_return: Return in the environment given, if one was.
         truth: What the evaluated policy is truly worth, on a synthetic cohort.
         neural_fqe: Value by a neural Q of the training split, fitted once, so without an interval.
@@ -115,11 +117,22 @@ class Row:
     q_source: str | None = None
     q_outside_share: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     world_model_return: RolloutValue | None = None
     truth: TrueValue | None = None
     neural_fqe: float | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
     softening: float = 0.0
+
+    @property
+    def counted(self) -> str:
+        """The counters in words; repairs and fallbacks also as rates per decision."""
+        decisions = self.counts.get("decisions")
+        told = []
+        for name, count in self.counts.items():
+            rate = f" ({count / decisions:.1%})" if decisions and name in _RATED else ""
+            told.append(f"{name.replace('_', ' ')} {count}{rate}")
+        return ", ".join(told)
 
 
 @dataclass(frozen=True)
@@ -188,8 +201,7 @@ class Results:
             if row.reasons:
                 console.print(Text(f"{row.policy}: {row.trust}: {'; '.join(row.reasons)}"))
             if row.counts:
-                told = ", ".join(f"{name} {count}" for name, count in row.counts.items())
-                console.print(Text(f"{row.policy}: counted: {told}"))
+                console.print(Text(f"{row.policy}: counted: {row.counted}"))
         for summed in self.seeds:
             told = f"{summed.value:#.3g} [{summed.low:#.3g}, {summed.high:#.3g}]"
             measured = f"{summed.measure}, interquartile mean of {summed.seeds} seeds"
@@ -250,7 +262,7 @@ class Results:
 
     def _csv(self) -> str:
         # One line per policy has no room for a grid; results.json has it.
-        flat = [flatten(_plain(replace(row, sensitivity=()))) for row in self.rows]
+        flat = [flatten(_plain(replace(row, sensitivity=(), provenance={}))) for row in self.rows]
         out = io.StringIO()
         columns = list(dict.fromkeys(name for entry in flat for name in entry))
         writer = csv.DictWriter(out, columns, lineterminator="\n")

@@ -135,10 +135,10 @@ class Truth:
             treated = self._ward(config.episodes, config.seed, choose)
             return self._compare(treated, self._usual)
 
-        def treat(seed: int) -> Treated:
+        def treat(seed: int) -> tuple[int, Treated]:
             luck = np.random.default_rng([seed, 3])
             bed = _Bed(for_one_stay(agent), self.preprocessing, softening, luck, model)
-            return self._ward(1, seed, bed)
+            return seed, self._ward(1, seed, bed)
 
         with at_once(agent) as each:
             return self._compare(self._one_by_one(treat, each), self._usual_one_by_one)
@@ -149,16 +149,16 @@ class Truth:
 
     @cached_property
     def _usual_one_by_one(self) -> Treated:
-        return self._one_by_one(lambda seed: self._ward(1, seed))
+        return self._one_by_one(lambda seed: (seed, self._ward(1, seed)))
 
     def _one_by_one(
         self,
-        treat: Callable[[int], Treated],
-        each: Callable[..., Iterable[Treated]] = map,
+        treat: Callable[[int], tuple[int, Treated]],
+        each: Callable[..., Iterable[tuple[int, Treated]]] = map,
     ) -> Treated:
         n, first = self.config.single_episodes, self.config.seed
         stays = tqdm(each(treat, range(first, first + n)), "truth", n, unit="stay", disable=None)
-        parts = list(stays)
+        parts = [treated for _, treated in sorted(stays, key=lambda stay: stay[0])]
         return Treated(
             *(np.concatenate([getattr(p, item.name) for p in parts]) for item in fields(Treated))
         )

@@ -1,8 +1,10 @@
-"""The language-model agent and the servers it talks to."""
+"""The language-model agent and the models it talks to."""
 
 from agents.llm.agent import LLMAgent
 from agents.llm.backend import ChatBackend, OpenAIBackend, Reply, Sampling, ToolCall
 from agents.llm.digits import LLMDigitAgent
+from agents.llm.local import TransformersBackend
+from agents.llm.teacher import TeacherAgent
 
 __all__ = [
     "ChatBackend",
@@ -11,5 +13,7 @@ __all__ = [
     "OpenAIBackend",
     "Reply",
     "Sampling",
+    "TeacherAgent",
     "ToolCall",
+    "TransformersBackend",
 ]

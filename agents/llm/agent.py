@@ -3,7 +3,8 @@
 import copy
 import json
 import threading
-from collections import Counter, deque
+from collections import Counter
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,20 +18,21 @@ from sepsis_gym.dynamics import Simulator
 from sepsis_gym.errors import AgentReplyError, ConfigError
 from sepsis_gym.preprocessing import Preprocessing
 
-_COUNTED = ("decisions", "simulations", "repairs", "fallbacks", "tokens")
+_COUNTED = ("decisions", "simulations", "repairs", "fallbacks")
+_COUNTED_REQUESTS = ("requests", "prompt_tokens", "completion_tokens")
 
 
 class LLMAgent:
     """Asks a chat model for every decision; it may ask the world model "what if" first.
 
-    Each decision is a dialogue of its own: the task, a short history and the present state, then
-    tool calls until it prescribes. A reply that is no valid call is answered with what is wrong,
-    a bounded number of times; then the fallback agent decides. Both are counted. A server that
-    cannot be reached is an error, never a decision.
+    Each decision is a dialogue of its own that only grows at its end: the task, what is told of the
+    stay so far and the present state, then tool calls until it prescribes. A reply that is no valid
+    call is answered with what is wrong, a bounded number of times; then the fallback agent decides.
+    Both are counted. A server that cannot be reached is an error, never a decision.
 
     Attributes:
-        counts: Decisions, simulations, repairs, decisions left to the fallback, tokens; since
-            construction, those of all sessions together.
+        counts: Decisions, requests, simulations, repairs, decisions left to the fallback, tokens;
+            since construction, those of its sessions as far as they are added up.
         transcript: Dialogues of the present stay, one per decision or sampled decision.
     """
 
@@ -45,6 +47,8 @@ class LLMAgent:
         max_repairs: int = 2,
         samples: int | None = None,
         workers: int = 1,
+        support_limit: float | None = None,
+        transcript_file: Path | None = None,
     ) -> None:
         """Sets the agent up.
 
@@ -59,6 +63,8 @@ class LLMAgent:
             samples: Decisions drawn per state for its action probabilities, from a backend that
                 samples (temperature above 0); None for the one decision of temperature 0.
             workers: Stays that the server is asked about at a time, see :meth:`session`.
+            support_limit: See :func:`agents.llm.prompt.simulation_message`.
+            transcript_file: Where every dialogue is added, one JSON line each. It holds patients.
 
         Raises:
             ConfigError: ``samples`` or ``workers`` is below 1.
@@ -73,26 +79,47 @@ class LLMAgent:
         self.max_repairs = max_repairs
         self.probability_samples = samples
         self.workers = workers
-        self.counts: dict[str, int] = dict.fromkeys(_COUNTED, 0)
-        self._counting = threading.Lock()
+        self.support_limit = support_limit
+        self.transcript_file = transcript_file
+        self.counts: dict[str, int] = dict.fromkeys(_COUNTED + _COUNTED_REQUESTS, 0)
+        self._writing = threading.Lock()
         self._simulator: Simulator | None = None
         self.reset()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """All that its decisions depend on but the server's weights and the simulator."""
+        sampling = self.backend.sampling
+        return {
+            "agent": type(self).__name__,
+            "model": self.backend.model,
+            "prompt_sha256": prompt.prompt_sha256(self.preprocessing, simulate=self.simulate),
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+            "samples": self.probability_samples,
+            "simulations": self.max_simulations if self.simulate else 0,
+            "repairs": self.max_repairs,
+            "support_limit": self.support_limit,
+            "fallback": type(self.fallback).__name__,
+        }
 
     def reset(self) -> None:
         """Forgets the last stay."""
         self.transcript: list[list[Message]] = []
-        self._history: deque[str] = deque(maxlen=prompt.HISTORY_STEPS)
+        self._past = prompt.Past()
         self._present: Info | None = None  # where the decisions below were made
         self._decisions: list[int] = []
         self.fallback.reset()
 
     def session(self) -> Self:
-        """The same agent with a memory of its own; backend and counts are shared.
+        """The same agent with memory and counts of its own; the backend is shared.
 
         The fallback starts each session as it is now, so that its draws are those of the stay.
         """
         session = copy.copy(self)
         session.fallback = copy.deepcopy(self.fallback)
+        session.counts = dict.fromkeys(_COUNTED + _COUNTED_REQUESTS, 0)
         session.reset()
         return session
 
@@ -119,7 +146,10 @@ class LLMAgent:
         if self._turns_to(info):
             self._decisions = []
         while len(self._decisions) < n:
-            self._decisions.append(self._decide(observation, info, len(self._decisions)))
+            action = self._decide(info, len(self._decisions))
+            if action is None:
+                action = self.fallback.act(observation, info)
+            self._decisions.append(action)
         return self._decisions[:n]
 
     def _turns_to(self, info: Info) -> bool:
@@ -127,50 +157,59 @@ class LLMAgent:
         if self._present is not None and self._present["step"] == info["step"]:
             return False
         if self._present is not None:
-            self._history.append(prompt.history_line(self._present))
+            self._past.add(self._present)
         self._present = info
         return True
 
-    def _decide(self, observation: NDArray[np.float32], info: Info, draw: int) -> int:
+    def _decide(self, info: Info, draw: int) -> int | None:
+        """The prescribed action; None, which is counted, where the fallback must decide."""
         if self.simulate and self._simulator is None:
             raise ConfigError("the agent may simulate but has no environment: call prepare() first")
-        self._count("decisions")
+        self.counts["decisions"] += 1
+        system = prompt.system_prompt(self.preprocessing, simulate=self.simulate)
         messages: list[Message] = [
-            {
-                "role": "system",
-                "content": prompt.system_prompt(self.preprocessing, simulate=self.simulate),
-            },
-            {"role": "user", "content": prompt.patient_message(info, list(self._history))},
+            {"role": "system", "content": system},
+            {"role": "user", "content": prompt.patient_message(info, self._past)},
         ]
         self.transcript.append(messages)
-        spent: Counter[str] = Counter()
-        while spent["repairs"] <= self.max_repairs:
-            tools = prompt.tools(simulate=self.simulate)
-            reply = self.backend.complete(messages, tools, draw=draw)
-            self._count("tokens", reply.tokens)
+        action, spent = None, Counter[str]()
+        while action is None and spent["repairs"] <= self.max_repairs:
+            reply = self.backend.complete(messages, self._tools(), draw=draw)
+            self.counts["requests"] += 1
+            self.counts["prompt_tokens"] += reply.prompt_tokens
+            self.counts["completion_tokens"] += reply.completion_tokens
             messages.append(reply.to_message())
             try:
-                action = self._follow(reply, messages, spent)
+                action = self._follow(reply, messages, spent, info)
             except AgentReplyError as error:
                 spent["repairs"] += 1
-                self._count("repairs", spent["repairs"] <= self.max_repairs)
+                self.counts["repairs"] += spent["repairs"] <= self.max_repairs
                 messages += _correction(reply, str(error))
-                continue
-            if action is not None:
-                return action
-        self._count("fallbacks")
-        return self.fallback.act(observation, info)
+        self.counts["fallbacks"] += action is None
+        self._write_down(info, draw, action, messages)
+        return action
 
-    def _count(self, name: str, n: int = 1) -> None:
-        with self._counting:
-            self.counts[name] += n
+    def _tools(self) -> list[dict[str, Any]]:
+        return prompt.tools(simulate=self.simulate)
 
-    def _follow(self, reply: Reply, messages: list[Message], spent: Counter[str]) -> int | None:
+    def _write_down(
+        self, info: Info, draw: int, action: int | None, messages: list[Message]
+    ) -> None:
+        if self.transcript_file is None:
+            return
+        entry = {"stay_id": info.get("stay_id"), "step": info["step"], "draw": draw}
+        entry |= {"action": action, "model": self.backend.model, "messages": messages}
+        with self._writing, self.transcript_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _follow(
+        self, reply: Reply, messages: list[Message], spent: Counter[str], info: Info
+    ) -> int | None:
         """Does what a valid reply asks for; the action if it prescribes."""
         if len(reply.tool_calls) != 1:
-            raise AgentReplyError(
-                f"call exactly one tool at a time, you called {len(reply.tool_calls)}"
-            )
+            told = f"call exactly one tool at a time, you called {len(reply.tool_calls)}"
+            too_long = "; your reply was too long and was cut off, be brief" if reply.cut else ""
+            raise AgentReplyError(told + too_long)
         call = reply.tool_calls[0]
         if call.name == "prescription":
             return _action(_arguments(call))
@@ -180,11 +219,12 @@ class LLMAgent:
             raise AgentReplyError("no simulation is left for this decision: prescribe")
         actions = _candidates(_arguments(call))
         spent["simulations"] += 1
-        self._count("simulations")
+        self.counts["simulations"] += 1
         if self._simulator is None:
             raise ConfigError("no environment to simulate in: call prepare() first")
         simulation = self._simulator.simulate(np.array(actions))
-        messages.append(_answer(call, prompt.simulation_message(actions, simulation)))
+        told = prompt.simulation_message(actions, simulation, info, self.support_limit)
+        messages.append(_answer(call, told))
         return None
 
 

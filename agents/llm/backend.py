@@ -1,8 +1,10 @@
 """How a chat model is reached: any OpenAI-compatible server."""
 
 import ipaddress
+import json
 import math
 import string
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -39,40 +41,38 @@ class Reply:
     Attributes:
         content: Its text.
         tool_calls: Its tool calls, in order.
-        tokens: Prompt and completion tokens used.
+        prompt_tokens: Tokens read for it.
+        completion_tokens: Tokens written.
+        cut: Whether it was longer than it may be, and was cut off.
     """
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
-    tokens: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cut: bool = False
 
     def to_message(self) -> Message:
-        """The answer as the next turn of the dialogue."""
+        """The answer as the next turn; servers refuse to read arguments that are no JSON."""
         message: Message = {"role": "assistant", "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = [
                 {
                     "id": call.call_id,
                     "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
+                    "function": {"name": call.name, "arguments": _object_text(call.arguments)},
                 }
                 for call in self.tool_calls
             ]
         return message
 
 
-class ChatBackend(Protocol):
-    """A chat model that can call tools; may be asked from several threads."""
-
-    def complete(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
-    ) -> Reply:
-        """Answers a dialogue; ``draw`` tells independent answers to the same dialogue apart."""
-        ...
-
-    def next_token(self, messages: Sequence[Message]) -> dict[str, float]:
-        """Probabilities of the most likely first tokens of an answer, by their text."""
-        ...
+def _object_text(arguments: str) -> str:
+    try:
+        sound = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        sound = False
+    return arguments if sound else json.dumps({"unreadable": arguments[:200]})
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,44 @@ class Sampling:
     Attributes:
         temperature: 0 for the most likely reply.
         max_tokens: Longest reply.
-        seed: Passed to the server, with the number of the draw added.
-        timeout_s: Longest wait for one reply.
-        retries: Attempts after a failed request, with growing pauses.
+        seed: Of the draws; the number of the draw is added.
     """
 
     temperature: float = 0.0
     max_tokens: int = 1024
     seed: int = 0
-    timeout_s: float = 120.0
-    retries: int = 4
+
+
+def draw_seed(sampling: Sampling, draw: int, text: str) -> int:
+    """Seed of one draw: other dialogues, such as those of other stays, have other luck."""
+    return zlib.crc32(f"{sampling.seed} {draw} {text}".encode()) >> 1  # some servers want 31 bits
+
+
+class ChatBackend(Protocol):
+    """A chat model that can call tools; may be asked from several threads.
+
+    Attributes:
+        model: Its name.
+        sampling: How replies are drawn.
+    """
+
+    model: str
+    sampling: Sampling
+
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
+    ) -> Reply:
+        """Answers a dialogue; ``draw`` tells independent answers to the same dialogue apart."""
+        ...
+
+    def next_token(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
+    ) -> dict[str, float]:
+        """Probabilities, at temperature 1, of the most likely next tokens of an answer, by text.
+
+        ``prefix`` is how the answer has begun.
+        """
+        ...
 
 
 class OpenAIBackend:
@@ -105,6 +133,8 @@ class OpenAIBackend:
         credentialed: bool,
         api_key: str = "none",
         sampling: Sampling | None = None,
+        timeout_s: float = 120.0,
+        retries: int = 12,
         allowed_hosts: Sequence[str] = (),
         transport: Any = None,
     ) -> None:
@@ -117,6 +147,9 @@ class OpenAIBackend:
                 (a cohort's ``manifest.credentialed``).
             api_key: Key, if the server wants one.
             sampling: How replies are drawn.
+            timeout_s: Longest wait for one reply.
+            retries: Attempts after a failed request, with pauses that grow to 8 s: by default a
+                server may be away for a minute.
             allowed_hosts: Hosts other than this machine that such data may be sent to.
             transport: Transport of the kind the installed openai package takes; None for the
                 network.
@@ -136,8 +169,8 @@ class OpenAIBackend:
         self._client = OpenAI(
             base_url=base_url,
             api_key=api_key,
-            timeout=self.sampling.timeout_s,
-            max_retries=self.sampling.retries,
+            timeout=timeout_s,
+            max_retries=retries,
             http_client=DefaultHttpxClient(
                 transport=transport, follow_redirects=False, trust_env=not credentialed
             ),
@@ -169,27 +202,44 @@ class OpenAIBackend:
             messages,
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_tokens,
-            seed=self.sampling.seed + draw,
+            seed=draw_seed(self.sampling, draw, json.dumps(list(messages))),
             **calling,
         )
-        message = answer.choices[0].message
+        choice = answer.choices[0]
+        message, usage = choice.message, answer.usage
         calls = tuple(
             ToolCall(call.id, call.function.name, call.function.arguments)
             for call in message.tool_calls or ()
             if call.type == "function"
         )
-        tokens = answer.usage.total_tokens if answer.usage else 0
-        return Reply(message.content or "", calls, tokens)
+        return Reply(
+            message.content or message.refusal or "",
+            calls,
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+            cut=choice.finish_reason == "length",
+        )
 
-    def next_token(self, messages: Sequence[Message]) -> dict[str, float]:
-        """Probabilities of the most likely first tokens of an answer.
+    def next_token(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
+    ) -> dict[str, float]:
+        """Probabilities of the most likely next tokens of an answer.
+
+        Args:
+            messages: The dialogue.
+            tools: What the model may call.
+            prefix: How the answer has begun; only some servers, vLLM among them, go on from it.
 
         Raises:
             BackendError: As :meth:`complete`, or the server gives no token log-probabilities.
         """
-        answer = self._ask(
-            messages, temperature=0.0, max_tokens=1, logprobs=True, top_logprobs=_TOP_TOKENS
-        )
+        request: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        if prefix:
+            messages = [*messages, {"role": "assistant", "content": prefix}]
+            going_on = {"continue_final_message": True, "add_generation_prompt": False}
+            request |= {"extra_body": going_on}
+        one = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_TOKENS}
+        answer = self._ask(messages, **one, **request)
         given = answer.choices[0].logprobs
         if given is None or not given.content or not given.content[0].top_logprobs:
             raise BackendError(f"{self.model} gave no token log-probabilities: draw samples")

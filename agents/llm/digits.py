@@ -1,7 +1,8 @@
 """The language model as a policy: its action probabilities read off its tokens."""
 
 import copy
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,18 @@ from sepsis_gym.agent import Agent, Info
 from sepsis_gym.preprocessing import Preprocessing
 
 _LEVELS = tuple(map(str, range(N_LEVELS)))
+Asking = Literal["digits", "direct", "simulate"]
 
 
 class LLMDigitAgent(LLMAgent):
-    """Asks a chat model for the fluid level as one digit, and given each for the vasopressor level.
+    """Reads the fluid level off the next token, and given each fluid level the vasopressor level.
 
-    Six requests of one token give all 25 probabilities, exact where a tool-calling agent has one
-    reply or some samples. It sees what that agent sees but cannot simulate. Where the likeliest
-    token is no level, the fallback's probabilities stand, and are counted.
+    Six requests of one token give all 25 probabilities, where replies give one action or shares of
+    some. In mode ``digits`` two questions are asked about the state, and each answer is one digit.
+    In ``direct`` and ``simulate`` the model decides by tool calls as :class:`LLMAgent` lets it, and
+    the levels are those of its last call, the prescription, in the Hermes format; the simulations
+    before it are those of the dialogue it had. Where the likeliest token is no level, or no
+    prescription came, the fallback's probabilities stand, and are counted.
     """
 
     def __init__(
@@ -30,24 +35,34 @@ class LLMDigitAgent(LLMAgent):
         preprocessing: Preprocessing,
         *,
         fallback: Agent,
-        workers: int = 1,
+        mode: Asking = "digits",
         seed: int = 0,
+        **settings: Any,
     ) -> None:
         """Sets the agent up.
 
         Args:
-            backend: The chat model; its server must give token log-probabilities.
+            backend: The chat model; it must give token log-probabilities.
             preprocessing: Clock and dose levels that the prompt explains.
             fallback: Decides where the model gives no valid answer.
-            workers: Stays that the server is asked about at a time.
+            mode: How it is asked.
             seed: Of the draws of :meth:`act`.
+            settings: Others of :class:`LLMAgent`.
         """
         self._rng = np.random.default_rng(seed)
         self._probabilities: NDArray[np.float64] | None = None
-        super().__init__(backend, preprocessing, fallback=fallback, simulate=False, workers=workers)
+        self._mode = mode
+        super().__init__(
+            backend, preprocessing, fallback=fallback, simulate=mode == "simulate", **settings
+        )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See :attr:`LLMAgent.provenance`."""
+        return {**super().provenance, "mode": self._mode}
 
     def session(self) -> Self:
-        """The same agent with memory and draws of its own; backend and counts are shared."""
+        """The same agent with memory, counts and draws of its own; the backend is shared."""
         session = super().session()
         session._rng = copy.deepcopy(self._rng)
         return session
@@ -63,20 +78,47 @@ class LLMDigitAgent(LLMAgent):
         if self._turns_to(info):
             self._probabilities = None
         if self._probabilities is None:
-            self._count("decisions")
-            told = self._read_levels(info)
+            told = self._asked(info) if self._mode == "digits" else self._called(info)
             if told is None:
-                self._count("fallbacks")
                 told = self.fallback.action_probabilities(observation, info)
             self._probabilities = told
         return self._probabilities
 
-    def _read_levels(self, info: Info) -> NDArray[np.float64] | None:
+    def _asked(self, info: Info) -> NDArray[np.float64] | None:
         """[25], None if an answer is no level."""
-        earlier, rows = list(self._history), []
+
+        def ask(fluid_level: int | None) -> dict[str, float]:
+            return self.backend.next_token(
+                prompt.level_messages(self.preprocessing, info, self._past, fluid_level)
+            )
+
+        self.counts["decisions"] += 1
+        told = self._read_levels(ask)
+        self.counts["fallbacks"] += told is None
+        return told
+
+    def _called(self, info: Info) -> NDArray[np.float64] | None:
+        """[25], None if no prescription came or it could have held no level."""
+        if self._decide(info, 0) is None:
+            return None
+        *before, prescription = self.transcript[-1]
+        head = prescription["content"] + prompt.CALL_HEAD
+
+        def ask(fluid_level: int | None) -> dict[str, float]:
+            written = "" if fluid_level is None else f"{fluid_level}{prompt.CALL_MIDDLE}"
+            return self.backend.next_token(before, self._tools(), prefix=head + written)
+
+        told = self._read_levels(ask)
+        self.counts["fallbacks"] += told is None
+        return told
+
+    def _read_levels(
+        self, ask: Callable[[int | None], dict[str, float]]
+    ) -> NDArray[np.float64] | None:
+        rows = []
         for fluid_level in (None, *range(N_LEVELS)):
-            asked = prompt.level_messages(self.preprocessing, info, earlier, fluid_level)
-            shares = shares_of(_LEVELS, self.backend.next_token(asked))
+            self.counts["requests"] += 1
+            shares = shares_of(_LEVELS, ask(fluid_level))
             if shares is None:
                 return None
             rows.append(shares)

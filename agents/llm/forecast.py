@@ -1,7 +1,6 @@
 """Asking a chat model yes-or-no questions about patients, for a probability."""
 
 import re
-from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,11 +46,11 @@ def questions(log: Trajectories, rows: Collection[int], question: str) -> list[l
         if not asked:
             continue
         _, info = env.reset(options={"stay_id": stay})
-        earlier: deque[str] = deque(maxlen=prompt.HISTORY_STEPS)
+        past = prompt.Past()
         for row in range(int(log.offsets[position]), asked[-1] + 1):
             if row in wanted:
-                dialogues.append(prompt.question_messages(question, info, list(earlier)))
-            earlier.append(prompt.history_line(info))
+                dialogues.append(prompt.question_messages(question, info, past))
+            past.add(info)
             _, _, _, _, info = env.step(int(log.action[row]))
     return dialogues
 

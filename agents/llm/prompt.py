@@ -3,23 +3,32 @@
 Serving and training must render dialogues from here, so that both see the same text.
 """
 
+import hashlib
 import json
+from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, SupportsFloat
+
+import numpy as np
 
 from sepsis_gym.actions import N_LEVELS, decode_action
 from sepsis_gym.agent import Info
 from sepsis_gym.dynamics import Simulation
-from sepsis_gym.features import FEATURE_INDEX, FEATURES
+from sepsis_gym.features import FEATURE_INDEX, FEATURES, HIGH, LOW
 from sepsis_gym.preprocessing import Preprocessing
 
 MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
-"""Earlier steps of the stay that are told."""
+"""Earlier steps of the stay that are told one by one."""
 QUESTIONS = {
     "hospital_mortality": "Will this patient die before leaving the hospital?",
     "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours?",
 }
+OUTSIDE = "outside what the data cover"
+CALL_HEAD = '<tool_call>\n{"name": "prescription", "arguments": {"iv_fluid": '
+"""A prescription as Hermes-format models write it, up to the fluid level."""
+CALL_MIDDLE = ', "vasopressor": '
 _OUTCOMES = (
     "meanbp",
     "heart_rate",
@@ -126,12 +135,69 @@ def _levels(edges: Sequence[float], doses: Sequence[float], spec: str) -> str:
     return "; ".join(told)
 
 
-def patient_message(info: Info, earlier: Sequence[str]) -> str:
-    """The present state, known values only, and a line about each of the last steps.
+def prompt_sha256(preprocessing: Preprocessing, *, simulate: bool) -> str:
+    """What tells one wording from another: of this module and of what opens every dialogue."""
+    opening = [system_prompt(preprocessing, simulate=simulate), tools(simulate=simulate)]
+    written = Path(__file__).read_bytes() + json.dumps(opening).encode()
+    return hashlib.sha256(written).hexdigest()
+
+
+class Past:
+    """What is told of a stay's earlier steps, however long it has lasted.
+
+    Attributes:
+        last: The step before the present one, None at the first.
+    """
+
+    def __init__(self) -> None:
+        """Begins a stay."""
+        self.last: Info | None = None
+        self._lines: deque[str] = deque(maxlen=HISTORY_STEPS)
+        self._steps = self._vasopressor_steps = 0
+        self._fluid_ml = self._highest_dose = 0.0
+        self._sofa: list[int] = []
+        self._lactate: list[float] = []
+        self._map: list[float] = []
+
+    def add(self, info: Info) -> None:
+        """Notes a step that is over."""
+        dose = float(info["previous_norepinephrine_equivalent"])
+        self.last = info
+        self._lines.append(_line(info))
+        self._steps += 1
+        self._fluid_ml += float(info["previous_fluid_ml"])
+        self._highest_dose = max(self._highest_dose, dose)
+        self._vasopressor_steps += dose > 0
+        self._sofa.append(int(info["sofa"]))
+        for name, seen in (("lactate", self._lactate), ("meanbp", self._map)):
+            if info["known"][FEATURE_INDEX[name]]:
+                seen.append(float(info["state"][FEATURE_INDEX[name]]))
+
+    def lines(self) -> list[str]:
+        """A summary of all earlier steps and a line about each of the last, oldest first."""
+        if not self._steps:
+            return []
+        told = [f"SOFA {self._sofa[0]} at first, highest {max(self._sofa)}"]
+        if self._map:
+            told.append(f"lowest MAP {_number(min(self._map))} mmHg")
+        if self._lactate:
+            first, highest = self._lactate[0], max(self._lactate)
+            told.append(f"lactate {_number(first)} at first, highest {_number(highest)} mmol/L")
+        told.append(f"fluid {self._fluid_ml:.0f} mL in all")
+        told.append(
+            f"vasopressor in {self._vasopressor_steps} steps, up to {self._highest_dose:.2f}"
+        )
+        return [f"Stay so far ({self._steps} earlier steps): {'; '.join(told)}.", *self._lines]
+
+
+def patient_message(info: Info, past: Past) -> str:
+    """The present state, known values only, after what is told of the steps before it.
+
+    A value measured in this step is followed by the one before it, where the course of it counts.
 
     Args:
         info: Of the environment.
-        earlier: Lines made by :func:`history_line`, oldest first.
+        past: Of the same stay.
     """
     age, male, charlson = info["static"]
     lines = [
@@ -140,23 +206,27 @@ def patient_message(info: Info, earlier: Sequence[str]) -> str:
         f"{'Invasively ventilated.' if info['ventilated'] else 'Breathing on their own.'}",
         f"Running: {_given(info)}",
     ]
-    if earlier:
-        lines += ["Earlier:", *earlier]
+    lines += past.lines()
     lines.append("Now (hours since measured, if not in this step):")
     for index, feature in enumerate(FEATURES):
         if info["known"][index]:
             hours = info["age_hours"][index]
-            when = f" ({hours:.0f} h ago)" if hours > 0 else ""
+            when = f" ({hours:.0f} h ago)" if hours > 0 else _trend(index, past.last)
             lines.append(f"- {feature.name} {_number(info['state'][index])} {feature.unit}{when}")
     return "\n".join(lines)
 
 
+def _trend(index: int, last: Info | None) -> str:
+    told = last is not None and last["known"][index] and FEATURES[index].name in _OUTCOMES
+    return f" (was {_number(last['state'][index])})" if told and last else ""
+
+
 def level_messages(
-    preprocessing: Preprocessing, info: Info, earlier: Sequence[str], fluid_level: int | None = None
+    preprocessing: Preprocessing, info: Info, past: Past, fluid_level: int | None = None
 ) -> list[dict[str, Any]]:
     """Asks for the fluid level as one digit; given that level, for the vasopressor level."""
     task = _task(preprocessing, "Answer each question with one digit, 0 to 4, and nothing else.")
-    asked = f"{patient_message(info, earlier)}\n\nWhich IV fluid level?"
+    asked = f"{patient_message(info, past)}\n\nWhich IV fluid level?"
     messages = [{"role": "system", "content": task}, {"role": "user", "content": asked}]
     if fluid_level is not None:
         messages.append({"role": "assistant", "content": str(fluid_level)})
@@ -164,21 +234,20 @@ def level_messages(
     return messages
 
 
-def question_messages(question: str, info: Info, earlier: Sequence[str]) -> list[dict[str, Any]]:
+def question_messages(question: str, info: Info, past: Past) -> list[dict[str, Any]]:
     """Asks one of :data:`QUESTIONS` about a state; arguments as :func:`patient_message`."""
     task = "You assess septic patients in intensive care for research. Answer with yes or no alone."
-    asked = f"{patient_message(info, earlier)}\n\n{QUESTIONS[question]} Answer yes or no."
+    asked = f"{patient_message(info, past)}\n\n{QUESTIONS[question]} Answer yes or no."
     return [{"role": "system", "content": task}, {"role": "user", "content": asked}]
 
 
-def _number(value: SupportsFloat) -> str:
-    """Four significant digits, whole from 1000 on: ``g`` alone turns to exponents there."""
+def _number(value: SupportsFloat, digits: int = 4) -> str:
+    """Significant digits, whole from 1000 on: ``g`` alone turns to exponents there."""
     number = float(value)
-    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.{digits}g}"
 
 
-def history_line(info: Info) -> str:
-    """One past step in a line: what the next steps need to remember of it."""
+def _line(info: Info) -> str:
     known = [
         f"{name} {_number(info['state'][FEATURE_INDEX[name]])}"
         for name in ("meanbp", "lactate", "output_4hourly")
@@ -196,18 +265,36 @@ def _given(info: Info) -> str:
     )
 
 
-def simulation_message(actions: Sequence[int], simulation: Simulation) -> str:
-    """What the simulation tool answers, as JSON: predictions with 5-95% bounds per candidate."""
+def simulation_message(
+    actions: Sequence[int], simulation: Simulation, info: Info, support_limit: float | None = None
+) -> str:
+    """What the simulation tool answers, as JSON; only of what is known of the patient now.
+
+    Each value comes with its change from now and 5-95% bounds, within what can be measured at all.
+
+    Args:
+        actions: The k candidates.
+        simulation: What became of them.
+        info: The present state.
+        support_limit: Disagreement of the model's members above which a candidate is said to lie
+            outside what the data cover; None to tell the disagreement alone.
+    """
+    values, spread = (np.clip(told, LOW, HIGH) for told in (simulation.values, simulation.spread))
     candidates = []
     for k, action in enumerate(actions):
         fluid_level, vasopressor_level = decode_action(action)
         after = {}
         for name in _OUTCOMES:
             at = FEATURE_INDEX[name]
-            low, high = simulation.spread[k, :, at]
-            after[f"{name} ({FEATURES[at].unit})"] = (
-                f"{_number(simulation.values[k, at])} [{_number(low)} to {_number(high)}]"
-            )
+            if info["known"][at]:
+                change = values[k, at] - info["state"][at]
+                low, high = (_number(bound, 3) for bound in spread[k, :, at])
+                after[name] = (
+                    f"{_number(values[k, at], 3)} {FEATURES[at].unit} "
+                    f"({'+' if change >= 0 else ''}{_number(change, 2)}), {low} to {high}"
+                )
+        doubt = float(simulation.epistemic[k])
+        outside = support_limit is not None and doubt > support_limit
         candidates.append(
             {
                 "iv_fluid": int(fluid_level),
@@ -216,7 +303,7 @@ def simulation_message(actions: Sequence[int], simulation: Simulation) -> str:
                 "sofa": int(simulation.sofa[k]),
                 "risk of death in the step": f"{simulation.died[k]:.1%}",
                 "risk of death within 90 days": f"{simulation.mortality_90d[k]:.1%}",
-                "disagreement of the models (z)": f"{simulation.epistemic[k]:.2f}",
+                "support": (f"{OUTSIDE}; " if outside else "") + f"models differ by {doubt:.2f} z",
             }
         )
     return json.dumps({"candidates": candidates, "caution": "predictions of a learned model"})

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from evaluation import EvaluationConfig, Results
@@ -11,46 +12,64 @@ from sepsis_gym.actions import N_ACTIONS, encode_action
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.row_by_row import score_one_by_one
 from sepsis_gym.envs import SepsisVectorEnv
+from sepsis_gym.envs.support import epistemic_of_log
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.files import check_target
+from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel, load_world_model
 
 if TYPE_CHECKING:
-    from agents.llm import OpenAIBackend
+    from agents.llm import ChatBackend, LLMAgent
 
 TRUTH_PATIENTS = 1024
 _ROLLOUT_ENVS = 64
+_SUPPORTED_SHARE = 0.99
 
 
 @dataclass(frozen=True)
 class LLMConfig:
-    """A language model: where it is served and how it is asked.
+    """A language model: where it runs and how it is asked.
 
     Attributes:
         base_url: OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1.
-        llm_model: Name of the served model.
+        llm_model: Name of the served model; without an endpoint, the name or folder of one to run
+            in this process by transformers.
+        device: Where a model of this process runs, such as cuda:1; None for the GPU if there is
+            one.
+        dtype: Of its weights: float32, bfloat16, float16, or auto for as they are stored.
         allow_host: Hosts beyond this machine that credentialed rows may be sent to.
-        digits: Whether the agent answers with two digits, so that its probabilities can be read
-            off the tokens, instead of calling tools.
+        mode: Whether the agent may simulate before it prescribes, prescribes direct, or answers
+            with two digits instead of calling tools.
+        tokens: Whether its probabilities are read off the tokens of the prescription; digits are
+            always read so.
         samples: Replies drawn per question, whose shares are the probabilities; None for the one
             reply of temperature 0.
         temperature: Of the samples.
+        max_tokens: Longest reply.
         workers: Requests at a time.
+        transcript: File that every dialogue is added to, a JSON line each. It holds patients.
+        retry_failed: Whether stays that failed in an earlier run are asked about again.
     """
 
     base_url: str | None = None
     llm_model: str | None = None
+    device: str | None = None
+    dtype: str = "auto"
     allow_host: tuple[str, ...] = ()
-    digits: bool = False
+    mode: Literal["simulate", "direct", "digits"] = "simulate"
+    tokens: bool = False
     samples: int | None = None
     temperature: float = 0.7
+    max_tokens: int = 1024
     workers: int = 8
+    transcript: Path | None = None
+    retry_failed: bool = False
 
     def __post_init__(self) -> None:
         """Refuses two sources of probabilities."""
-        if self.digits and self.samples is not None:
-            raise ConfigError("--digits reads tokens, --samples draws replies: give one of them")
+        if (self.tokens or self.mode == "digits") and self.samples is not None:
+            raise ConfigError("--samples draws replies, which --tokens and digits do without")
 
 
 def evaluate(
@@ -75,7 +94,7 @@ def evaluate(
             their return is measured if it was trained on this cohort; None for none.
         truth_patients: New patients that measure true values if the cohort is synthetic; 0 for
             none.
-        llm: With --base-url and --llm-model the language-model agent is scored as well.
+        llm: With --llm-model the language-model agent is scored as well.
         config: Settings of the evaluation.
     """
     trajectories = Trajectories.load(cohort)
@@ -138,18 +157,21 @@ def score(
     from agents import train_agent
     from agents.policy import check_preprocessing
 
-    backend = None if llm == LLMConfig() else open_backend(trajectories, llm)
+    asked = llm != LLMConfig(retry_failed=llm.retry_failed)
+    backend = open_backend(trajectories.manifest.credentialed, llm) if asked else None
     check_target(out)
     if "clinician" not in agents:
         agents = {"clinician": train_agent("clinician", trajectories), **agents}
     agents = {**agents, **_baselines(agents)}
     if backend is not None:
-        agents["llm"] = _llm_agent(backend, trajectories, agents["clinician"], llm)
+        agents["llm"] = llm_agent(backend, trajectories.preprocessing, agents["clinician"], llm)
     for agent in agents.values():
         check_preprocessing(agent, trajectories.preprocessing)
     env = None
     if model is not None and model.preprocessing == trajectories.preprocessing:
         env = SepsisVectorEnv(_ROLLOUT_ENVS, model)
+    if model is not None:
+        _tell_support(agents, model, trajectories)
     results = score_one_by_one(
         agents,
         trajectories,
@@ -158,7 +180,7 @@ def score(
         model=model,
         env=env,
         truth_patients=truth_patients,
-        served={"llm": repr(llm)},
+        retry_failed=llm.retry_failed,
     )
     results.save(out)
     return results
@@ -177,35 +199,66 @@ def _baselines(taken: dict[str, Agent]) -> dict[str, Agent]:
     return {name: agent for name, agent in always.items() if name not in taken}
 
 
-def _llm_agent(
-    backend: "OpenAIBackend", trajectories: Trajectories, fallback: Agent, llm: LLMConfig
-) -> Agent:
-    from agents.llm import LLMAgent, LLMDigitAgent
+def _tell_support(
+    agents: dict[str, Agent], model: ClinicalWorldModel, trajectories: Trajectories
+) -> None:
+    """What the model knows less of than of nearly all that clinicians did lies outside the data."""
+    from agents.llm import LLMAgent
+    from world_models.forecast import in_scales_of
 
-    about = (backend, trajectories.preprocessing)
-    if llm.digits:
-        return LLMDigitAgent(*about, fallback=fallback, workers=llm.workers)
-    return LLMAgent(*about, fallback=fallback, samples=llm.samples, workers=llm.workers)
+    simulating = [agent for agent in agents.values() if isinstance(agent, LLMAgent)]
+    if simulating:
+        train = in_scales_of(trajectories.split("train"), model.preprocessing)
+        limit = float(np.quantile(epistemic_of_log(model, train), _SUPPORTED_SHARE))
+        for agent in simulating:
+            agent.support_limit = limit
 
 
-def open_backend(trajectories: Trajectories, llm: LLMConfig) -> "OpenAIBackend":
-    """The language model to ask about these stays.
+def llm_agent(
+    backend: "ChatBackend", preprocessing: Preprocessing, fallback: Agent, llm: LLMConfig
+) -> "LLMAgent":
+    """The language-model agent, as it is to be asked.
 
     Args:
-        trajectories: The cohort, whose data use agreement may bind.
-        llm: Where it is served.
+        backend: The model.
+        preprocessing: Of the stays.
+        fallback: Decides where the model gives no valid reply.
+        llm: How it is asked.
+    """
+    from agents.llm import LLMAgent, LLMDigitAgent
+
+    settings: dict[str, Any] = {"workers": llm.workers, "transcript_file": llm.transcript}
+    if llm.tokens or llm.mode == "digits":
+        return LLMDigitAgent(backend, preprocessing, fallback=fallback, mode=llm.mode, **settings)
+    settings |= {"simulate": llm.mode == "simulate", "samples": llm.samples}
+    return LLMAgent(backend, preprocessing, fallback=fallback, **settings)
+
+
+def open_backend(credentialed: bool, llm: LLMConfig) -> "ChatBackend":
+    """The language model to ask about stays.
+
+    Args:
+        credentialed: Whether a data use agreement binds the stays.
+        llm: Where it runs.
 
     Raises:
-        ConfigError: Endpoint or name is missing, or the stays may not be sent there.
+        ConfigError: The name is missing, there is no such model, or the stays may not be sent
+            there.
     """
-    from agents.llm import OpenAIBackend, Sampling
+    from agents.llm import OpenAIBackend, Sampling, TransformersBackend
 
-    if llm.base_url is None or llm.llm_model is None:
-        raise ConfigError("a language model needs both --base-url and --llm-model")
+    if llm.llm_model is None:
+        raise ConfigError("a language model needs --llm-model, and --base-url if it is served")
+    temperature = 0.0 if llm.samples is None else llm.temperature
+    sampling = Sampling(temperature=temperature, max_tokens=llm.max_tokens)
+    if llm.base_url is None:
+        return TransformersBackend(
+            llm.llm_model, sampling=sampling, device=llm.device, dtype=llm.dtype
+        )
     return OpenAIBackend(
         llm.base_url,
         llm.llm_model,
-        credentialed=trajectories.manifest.credentialed,
-        sampling=Sampling(temperature=0.0 if llm.samples is None else llm.temperature),
+        credentialed=credentialed,
+        sampling=sampling,
         allowed_hosts=llm.allow_host,
     )

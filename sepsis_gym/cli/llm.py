@@ -49,7 +49,7 @@ def knowledge(
     if out is not None:
         check_target(out)
     whole = Trajectories.load(cohort)
-    log, backend = whole.split(split), open_backend(whole, llm)
+    log, backend = whole.split(split), open_backend(whole.manifest.credentialed, llm)
     expected = {}
     if world_model is not None:
         model = resolve_model(world_model)

@@ -1,6 +1,7 @@
 """Scores agents one by one and keeps each row, so that a run that was stopped goes on."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation import EvaluationConfig, Results
+from evaluation.answer_store import AnswerStore
 from evaluation.evaluate import Evaluation
 from evaluation.results import Row
 from evaluation.row_store import RowStore
 from evaluation.seeds import over_seeds
-from sepsis_gym.agent import Agent
+from sepsis_gym.agent import Agent, ConcurrentAgent
 from sepsis_gym.envs import SepsisVectorEnv
 from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("sepsis_gym", "world_models", "agents", "evaluation")
 _VERSIONS = ("sepsis-gym", "numpy", "scikit-learn", "scipy")
+_ANSWERS_DEPEND_ON = ("cohort", "world_model", "code")
 _SHOWN = ("dr", "wis", "wpdis")
 
 
@@ -34,7 +37,7 @@ def score_one_by_one(
     model: ClinicalWorldModel | None,
     env: SepsisVectorEnv | None,
     truth_patients: int,
-    served: Mapping[str, str],
+    retry_failed: bool,
 ) -> Results:
     """Scores agents, showing each row as it comes; kept rows are not scored again.
 
@@ -46,7 +49,7 @@ def score_one_by_one(
         model: World model to simulate with.
         env: Where to measure the agents' return as well.
         truth_patients: New patients that measure true values if the cohort is synthetic.
-        served: What tells agents apart that cannot be saved, by name.
+        retry_failed: Whether stays that an agent failed to answer before are asked again.
     """
     evaluation = Evaluation(trajectories, config, model=model, env=env)
     for name, agent in agents.items():
@@ -65,11 +68,17 @@ def score_one_by_one(
         rows = [replace(rows[0], truth=truth.clinicians)]
     _show(rows[0])
     for name, agent in agents.items():
-        digest = _agent_digest(agent, served.get(name))
+        provenance = dict(getattr(agent, "provenance", {}))
+        digest = _agent_digest(agent, provenance)
         row = store.read(name, digest) if digest else None
         _show(row, "kept") if row else None
         if row is None:
-            row = evaluation.row(name, agent)
+            kept = None
+            if digest and isinstance(agent, ConcurrentAgent):
+                about = {what: shared[what] for what in _ANSWERS_DEPEND_ON}
+                about |= {"agent": digest, "provenance": provenance}
+                kept = _kept_answers(out / "rows", about, retry_failed)
+            row = replace(evaluation.row(name, agent, kept), provenance=provenance)
             if truth:
                 true = truth.value(agent, softening=row.softening, model=model)
                 row = replace(row, truth=true)
@@ -103,12 +112,20 @@ def _show(row: Row, note: str = "") -> None:
     print(f"{row.policy}: {', '.join(told)}; {row.trust}{note and f' ({note})'}", flush=True)
 
 
-def _agent_digest(agent: Agent, served: str | None) -> str | None:
+def _kept_answers(folder: Path, about: Mapping[str, Any], retry_failed: bool) -> AnswerStore:
+    """An agent's answers stay by stay, for one that takes long to ask."""
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+    return AnswerStore(folder / f"{key}.jsonl", about, retry_failed=retry_failed)
+
+
+def _agent_digest(agent: Agent, provenance: Mapping[str, Any]) -> str | None:
     """What the agent's row is kept under; None for an agent that nothing can tell apart."""
     from agents import agent_digest
 
     saving: Any = agent
-    return agent_digest(saving) if hasattr(agent, "to_record") else served
+    if hasattr(agent, "to_record"):
+        return agent_digest(saving)
+    return json.dumps(provenance, sort_keys=True) if provenance else None
 
 
 def _digest_of(model: ClinicalWorldModel | None) -> str | None:

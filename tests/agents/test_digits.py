@@ -53,11 +53,12 @@ def test_six_answers_give_all_probabilities(trajectories):
 def test_what_is_asked(trajectories):
     agent, env, (observation, info) = first_state(trajectories, backend := Levels())
     agent.action_probabilities(observation, info)
-    first = prompts.history_line(info)
+    past = prompts.Past()
+    past.add(info)
     observation, _, _, _, info = env.step(0)
     agent.action_probabilities(observation, info)
     fluid, *vasopressor = backend.asked[6:]
-    assert fluid[1]["content"].startswith(prompts.patient_message(info, [first]))
+    assert fluid[1]["content"].startswith(prompts.patient_message(info, past))
     assert "one digit" in fluid[0]["content"]
     assert "prescription" not in fluid[0]["content"]
     assert [messages[2]["content"] for messages in vasopressor] == list("01234")

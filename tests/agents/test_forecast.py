@@ -66,15 +66,15 @@ def test_a_question_tells_what_the_agent_would_see_and_nothing_later(trajectorie
     early, late = forecast.questions(trajectories, rows, "vasopressor_24h")
     env = SepsisReplayEnv(trajectories)
     _, info = env.reset(options={"stay_id": int(trajectories.stays.stay_id[position])})
-    seen = []
+    past = prompts.Past()
     for _ in range(8):
-        seen.append(prompts.history_line(info))
+        past.add(info)
         _, _, _, _, info = env.step(0)
     content = late[1]["content"]
-    assert content.startswith(prompts.patient_message(info, seen[-6:]))
+    assert content.startswith(prompts.patient_message(info, past))
     assert content.endswith("Answer yes or no.")
     assert prompts.QUESTIONS["vasopressor_24h"] in content
-    assert "Earlier:" not in early[1]["content"]
+    assert "earlier steps" not in early[1]["content"]
 
 
 def test_questions_keep_to_the_rows_asked_for(trajectories):

@@ -1,0 +1,220 @@
+"""A chat model in this process: any causal language model that transformers loads."""
+
+import json
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from agents.llm.backend import Message, Reply, Sampling, ToolCall, draw_seed
+from sepsis_gym.errors import BackendError, ConfigError
+
+_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+_TOP_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One request: a rendered dialogue; ``draw`` is None where only the next token is wanted."""
+
+    text: str
+    draw: int | None
+    answer: Future[Any] = field(default_factory=Future)
+
+
+class TransformersBackend:
+    """Answers by ``generate``; what several threads ask at the same time is answered in one batch.
+
+    Dialogues are rendered by the model's own chat template; tool calls are read in the Hermes
+    format, which Qwen models write, as vLLM reads it. A draw depends on the dialogue, the seed and
+    its number, not on the batch.
+
+    Attributes:
+        model: Name or folder.
+        sampling: How replies are drawn.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        sampling: Sampling | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        """Loads the model; weights in safetensors only, and no code of the model's.
+
+        Args:
+            model: Folder, or name on the Hugging Face hub.
+            sampling: How replies are drawn.
+            device: Torch device; None for the GPU if there is one.
+            dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for that of the weights.
+            batch_size: Most requests answered at a time.
+
+        Raises:
+            ConfigError: There is no such model, or it has no chat template.
+        """
+        try:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError as error:
+            raise ImportError('transformers is missing: pip install "sepsis-gym[local]"') from error
+        self.model, self.sampling, self.batch_size = model, sampling or Sampling(), batch_size
+        self._torch: Any = torch
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
+            network: Any = AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{model}: cannot be loaded: {error}") from error
+        if not self._tokenizer.chat_template:
+            raise ConfigError(f"{model}: has no chat template; take a model tuned for chat")
+        self._network = network.to(self._device).eval()
+        ends = network.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id])
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._waiting: SimpleQueue[_Asked] = SimpleQueue()
+        self._generating = Lock()
+
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
+    ) -> Reply:
+        """Answers a dialogue; see :meth:`agents.llm.OpenAIBackend.complete`."""
+        return self._ask(_Asked(self._render(messages, tools, ""), draw))
+
+    def next_token(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
+    ) -> dict[str, float]:
+        """Next tokens' probabilities; see :meth:`agents.llm.OpenAIBackend.next_token`."""
+        return self._ask(_Asked(self._render(messages, tools, prefix), None))
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], prefix: str
+    ) -> str:
+        turns = [_with_parsed_arguments(message) for message in messages]
+        if prefix:
+            turns.append({"role": "assistant", "content": prefix})
+        return self._tokenizer.apply_chat_template(
+            turns,
+            tools=list(tools) or None,
+            tokenize=False,
+            add_generation_prompt=not prefix,
+            continue_final_message=bool(prefix),
+        )
+
+    def _ask(self, asked: _Asked) -> Any:
+        self._waiting.put(asked)
+        while not asked.answer.done():
+            with self._generating:  # whoever holds it answers all who have come meanwhile
+                if not asked.answer.done():
+                    self._answer_waiting()
+        return asked.answer.result()
+
+    def _answer_waiting(self) -> None:
+        batch: list[_Asked] = []
+        while len(batch) < self.batch_size:
+            try:
+                batch.append(self._waiting.get_nowait())
+            except Empty:
+                break
+        for alike in (
+            [a for a in batch if a.draw is None],
+            [a for a in batch if a.draw is not None],
+        ):
+            try:
+                told = self._generate(alike) if alike else []
+            except RuntimeError as error:
+                failed = BackendError(f"{self.model} on {self._device} gave no reply: {error}")
+                for asked in alike:
+                    asked.answer.set_exception(failed)
+            else:
+                for asked, reply in zip(alike, told, strict=True):
+                    asked.answer.set_result(reply)
+
+    def _generate(self, batch: list[_Asked]) -> list[Any]:
+        """Replies, or next tokens' probabilities; the batch wants all the one or the other."""
+        replies = batch[0].draw is not None
+        texts = [asked.text for asked in batch]
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        processors = [self._drawing(batch)] if replies and self.sampling.temperature > 0 else []
+        with self._torch.inference_mode():
+            out = self._network.generate(
+                **inputs.to(self._device),
+                max_new_tokens=self.sampling.max_tokens if replies else 1,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=self._tokenizer.pad_token_id,
+                logits_processor=processors,
+                return_dict_in_generate=True,
+                output_logits=not replies,
+            )
+        if not replies:
+            return self._likeliest(out.logits[0])
+        read = inputs["attention_mask"].sum(1).tolist()
+        written = out.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._reply(*each) for each in zip(read, written, strict=True)]
+
+    def _drawing(self, batch: list[_Asked]) -> Any:
+        """Leaves one token, drawn at the temperature by each request's own random numbers."""
+        seeds = [draw_seed(self.sampling, asked.draw or 0, asked.text) for asked in batch]
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        torch, temperature = self._torch, self.sampling.temperature
+
+        def draw(_: Any, scores: Any) -> Any:
+            below = torch.softmax(scores.double() / temperature, -1).cumsum(-1)
+            at = torch.tensor([[rng.random()] for rng in rngs], device=below.device)
+            chosen = (below <= at * below[:, -1:]).sum(-1, keepdim=True)
+            return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+        return draw
+
+    def _likeliest(self, logits: Any) -> list[dict[str, float]]:
+        top = self._torch.softmax(logits.float(), -1).topk(min(_TOP_TOKENS, logits.shape[-1]))
+        told = []
+        for row, ids in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            texts = [self._tokenizer.decode([token]) for token in ids]
+            told.append(dict(zip(reversed(texts), reversed(row), strict=True)))  # likeliest wins
+        return told
+
+    def _reply(self, prompt_tokens: int, written: list[int]) -> Reply:
+        end = next((at for at, token in enumerate(written) if token in self._ends), None)
+        text = self._tokenizer.decode(written[:end])
+        content, calls = read_tool_calls(text)
+        tokens = len(written) if end is None else end + 1
+        return Reply(content, calls, prompt_tokens, tokens, cut=end is None)
+
+
+def read_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """Splits a reply in the Hermes format; one with a call that is no JSON is text throughout."""
+    try:
+        called = [json.loads(call) for call in _CALL.findall(text)]
+        calls = [
+            ToolCall(f"call-{at}", call["name"], json.dumps(call["arguments"]))
+            for at, call in enumerate(called)
+        ]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return text, ()
+    return (text.partition("<tool_call>")[0] if calls else text), tuple(calls)
+
+
+def _with_parsed_arguments(message: Message) -> Message:
+    """Chat templates write out the arguments of earlier calls from objects, not from text."""
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(arguments)}}
+        for call in message["tool_calls"]
+        for arguments in [call["function"]["arguments"]]
+    ]
+    return {**message, "tool_calls": calls}

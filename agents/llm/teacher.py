@@ -1,0 +1,186 @@
+"""A rule that proposes, simulates and refines in the dialogue of a language model.
+
+A baseline for language models, and the source of dialogues for one to imitate: it decides by
+nothing but what the dialogue says, so that whoever reads along could have decided so too.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from agents.baselines import NoTreatmentAgent
+from agents.llm.agent import LLMAgent
+from agents.llm.backend import Message, Reply, Sampling, ToolCall
+from agents.llm.prompt import MAX_CANDIDATES, OUTSIDE
+from agents.policy import AgentRecord
+from sepsis_gym.actions import N_LEVELS
+from sepsis_gym.dynamics import Simulator
+from sepsis_gym.errors import AgentReplyError
+
+Doses = tuple[int, int]
+"""Fluid level, vasopressor level."""
+MAP_TARGET_MMHG = 65.0
+LACTATE_HIGH_MMOL_L = 2.0
+_RISK_PER_MMHG = 0.01  # a MAP of 60 instead of 65 weighs as much as 5 points of 90-day risk
+_RISK_PER_LEVEL = 0.002  # of two treatments that promise the same, the lesser
+_RUNNING = re.compile(r"^Running: .*\(level (\d)\), .*\(level (\d)\)$", re.MULTILINE)
+_VALUE = r"^- {} ([\d.]+)"
+_NUMBER = re.compile(r"[\d.]+")
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """What the rule reads of the present state; None where it is not known."""
+
+    running: Doses
+    map_mmhg: float | None
+    lactate: float | None
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        running = _RUNNING.search(text)
+        if running is None:
+            raise AgentReplyError("the teacher cannot read which treatment is running")
+        found = (re.search(_VALUE.format(n), text, re.MULTILINE) for n in ("meanbp", "lactate"))
+        map_mmhg, lactate = (float(value[1]) if value else None for value in found)
+        return cls((int(running[1]), int(running[2])), map_mmhg, lactate)
+
+    @property
+    def low(self) -> bool:
+        return self.map_mmhg is not None and self.map_mmhg < MAP_TARGET_MMHG
+
+    @property
+    def hypoperfused(self) -> bool:
+        return self.low or (self.lactate is not None and self.lactate > LACTATE_HIGH_MMOL_L)
+
+    def __str__(self) -> str:
+        pressure = "MAP is not known" if self.map_mmhg is None else f"MAP is {self.map_mmhg:g}"
+        target = "below" if self.low else "not below"
+        known = pressure if self.map_mmhg is None else f"{pressure}, {target} the target of 65"
+        lactate = "lactate not known" if self.lactate is None else f"lactate {self.lactate:g}"
+        return f"{known}; {lactate}."
+
+    def proposals(self) -> list[Doses]:
+        """The guideline's treatment first, then what runs, then a step further or back."""
+        fluid, vasopressor = self.running
+        toward = 1 if self.low else -1
+        more_fluid = max(1, fluid) if self.hypoperfused else fluid - 1
+        guided = _within(more_fluid, vasopressor + toward)
+        other = _within(fluid + (1 if self.hypoperfused else -1), vasopressor)
+        return _distinct([guided, self.running, other])
+
+
+def _within(fluid: int, vasopressor: int) -> Doses:
+    return min(max(fluid, 0), N_LEVELS - 1), min(max(vasopressor, 0), N_LEVELS - 1)
+
+
+def _distinct(doses: Sequence[Doses]) -> list[Doses]:
+    return list(dict.fromkeys(doses))[:MAX_CANDIDATES]
+
+
+def _doses(candidate: dict[str, Any]) -> Doses:
+    return candidate["iv_fluid"], candidate["vasopressor"]
+
+
+def _leading_number(text: str) -> float:
+    return float(_NUMBER.match(text)[0])  # type: ignore[index]
+
+
+def cost(candidate: dict[str, Any]) -> tuple[bool, float]:
+    """What a simulated candidate is ranked by: support first, then risk, MAP target and doses."""
+    risk = _leading_number(candidate["risk of death within 90 days"]) / 100
+    pressure = candidate["after"].get("meanbp")
+    below = max(0.0, MAP_TARGET_MMHG - _leading_number(pressure)) if pressure else 0.0
+    spent = _RISK_PER_MMHG * below + _RISK_PER_LEVEL * sum(_doses(candidate))
+    return OUTSIDE in candidate["support"], risk + spent
+
+
+class RuleBackend:
+    """Speaks for the rule, in the words and tool calls of a chat model."""
+
+    model = "rule"
+    sampling = Sampling()
+
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
+    ) -> Reply:
+        """Proposes, refines once around the best, then prescribes the best of all."""
+        patient = _Patient.read(messages[1]["content"])
+        answers = [json.loads(turn["content"]) for turn in messages if turn["role"] == "tool"]
+        if not any(tool["function"]["name"] == "simulation" for tool in tools):
+            return _prescribe(patient.proposals()[0], f"{patient} By the guidance")
+        seen = [candidate for answer in answers for candidate in answer["candidates"]]
+        if not seen:
+            said = f"{patient} Compare the guided treatment with what runs and an alternative."
+            return _simulate(patient.proposals(), said)
+        best = min(seen, key=cost)
+        fluid, vasopressor = _doses(best)
+        told = f"Of {len(seen)}, fluid {fluid} with vasopressor {vasopressor} is best: 90-day risk "
+        told += f"{best['risk of death within 90 days']}, MAP {best['after'].get('meanbp', '?')}"
+        if len(answers) == 1:
+            tried = {_doses(candidate) for candidate in seen}
+            around = [(0, 1), (0, -1), (1, 0), (-1, 0)]
+            near = _distinct([_within(fluid + df, vasopressor + dv) for df, dv in around])
+            untried = [doses for doses in near if doses not in tried]
+            if untried:
+                return _simulate(untried, f"{told}. Look around it.")
+        return _prescribe((fluid, vasopressor), f"{told}. So")
+
+    def next_token(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
+    ) -> dict[str, float]:
+        """The rule has no tokens.
+
+        Raises:
+            AgentReplyError: Always.
+        """
+        raise AgentReplyError("the rule has no token probabilities")
+
+
+def _simulate(candidates: Sequence[Doses], said: str) -> Reply:
+    actions = [{"iv_fluid": fluid, "vasopressor": dose} for fluid, dose in candidates]
+    return Reply(said, (ToolCall("call-0", "simulation", json.dumps({"actions": actions})),))
+
+
+def _prescribe(doses: Doses, why: str) -> Reply:
+    fluid, vasopressor = doses
+    said = f"{why}: fluid level {fluid}, vasopressor level {vasopressor}."
+    arguments = json.dumps({"iv_fluid": fluid, "vasopressor": vasopressor})
+    return Reply(said, (ToolCall("call-0", "prescription", arguments),))
+
+
+class TeacherAgent(LLMAgent):
+    """Treats by the rule; it takes clock and dose levels from the environment it is bound to."""
+
+    def __init__(self, *, workers: int = 1, **settings: Any) -> None:
+        """Sets the agent up.
+
+        Args:
+            workers: See :class:`LLMAgent`.
+            settings: Others of :class:`LLMAgent`.
+        """
+        unknown: Any = None  # until bind
+        fallback = NoTreatmentAgent()  # never asked: the rule's calls are valid
+        super().__init__(RuleBackend(), unknown, fallback=fallback, workers=workers, **settings)
+
+    def bind(self, simulator: Simulator) -> None:
+        """Keeps the environment to simulate in."""
+        env: Any = simulator
+        self.preprocessing = env.preprocessing
+        super().bind(simulator)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Nothing but its settings: its wording is code."""
+        return {"support_limit": self.support_limit}
+
+    def to_record(self) -> AgentRecord:
+        """What is stored."""
+        return AgentRecord(config=self.provenance)
+
+    @classmethod
+    def from_record(cls, record: AgentRecord) -> Self:
+        """The agent that was stored."""
+        return cls(**record.config)
