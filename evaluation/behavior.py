@@ -1,26 +1,32 @@
-"""The behavior policy: how likely clinicians were to choose each action, fitted and checked.
+"""The behavior policy: how likely clinicians were to choose each action; fitted, chosen, checked.
 
-A wrong behavior policy is the main danger of off-policy evaluation, and a good likelihood does not
-rule it out. :func:`check_behavior` therefore also asks whether the mean cumulative ratio of another
-clinician model stays near 1 at every step.
+Importance sampling divides by these probabilities once per decision and multiplies the quotients
+over a stay, so a small error in a rare choice becomes a large one in a weight, and a good
+likelihood does not rule that out.
 """
 
-import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from evaluation.clinician_models import FAMILIES, READS_THE_PAST, Decisions, Predictor
 from evaluation.estimators import Floats, weight_diagnostics
+from evaluation.propensities import Propensities
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError, SupportError
 from sepsis_gym.trajectories import Trajectories
 
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
-
-_CALIBRATION_BINS = 10
+POOL, KNOWN = "pool", "known"
+_RELIABILITY_EDGES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_RARE = 0.05
+_TOP_BINS = 10
+_SHIFT_PENALTY = 5.0
+_POOL_ROUNDS = 200
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,194 +34,387 @@ class BehaviorConfig:
     """How the behavior policy is fitted.
 
     Attributes:
-        inverse_penalties: Candidate inverse L2 penalties, rising; the held-out likelihood chooses.
-        folds: Patient-grouped folds for that choice.
+        candidates: Families to choose from; two or more that read one observation, because each is
+            judged by the ratios of the others. Their pool is always a candidate too.
+        folds: Patient-grouped folds of the training split for calibration and choice.
         smoothing: Share of the action marginal mixed into every prediction, so that none is 0.
-        max_iterations: L-BFGS steps per fit.
+        likelihood_slack: Nats per decision by which a candidate may fall behind the most likely
+            one; a judgement.
+        seed: Of the fits.
     """
 
-    inverse_penalties: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.1, 1.0)
+    candidates: tuple[str, ...] = tuple(FAMILIES)
     folds: int = 3
     smoothing: float = 0.01
-    max_iterations: int = 100
+    likelihood_slack: float = 0.25
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
-        rising = list(self.inverse_penalties) == sorted(set(self.inverse_penalties))
-        if not self.inverse_penalties or not rising or self.inverse_penalties[0] <= 0:
+        """Checks names and ranges."""
+        unknown = set(self.candidates) - set(FAMILIES)
+        if unknown or len(set(self.candidates) - READS_THE_PAST) < 2:
             raise ConfigError(
-                f"inverse_penalties must rise and be positive, got {self.inverse_penalties}"
+                f"candidates must be among {', '.join(FAMILIES)}, with two or more that read one "
+                f"observation, got {self.candidates}"
             )
-        if self.folds < 2 or self.max_iterations < 1:
-            raise ConfigError("folds must be at least 2 and max_iterations at least 1")
+        if self.folds < 2 or self.likelihood_slack < 0 or self.seed < 0:
+            raise ConfigError("folds must be 2 or more, likelihood_slack and seed 0 or more")
         if not 0 < self.smoothing < 1:
             raise ConfigError(f"smoothing must lie between 0 and 1, got {self.smoothing}")
 
 
 @dataclass(frozen=True)
 class BehaviorPolicy:
-    """Multinomial logistic regression of the logged action, mixed with the action marginal.
+    """A calibrated model of the logged actions.
 
     Attributes:
-        mean: [107] observation mean of the training rows.
-        scale: [107] observation spread, 1 where constant.
-        model: The regression, None where one action was seen only.
+        name: Candidate it is.
         marginal: [25] action frequencies with one count added to each, never 0.
-        smoothing: Share of the marginal.
-        inverse_penalty: Chosen inverse L2 penalty.
-        converged: Whether the final fit reached its tolerance.
+        predict: The model.
     """
 
-    mean: Floats
-    scale: Floats
-    model: "LogisticRegression | None"
+    name: str
     marginal: Floats
-    smoothing: float
-    inverse_penalty: float
-    converged: bool
+    predict: Predictor
 
-    def probabilities(self, observations: NDArray[np.floating]) -> Floats:
-        """[n, 25] probability of each action, positive everywhere, of observations [n, 107]."""
-        fitted = np.tile(self.marginal, (len(observations), 1))
-        if self.model is not None:
-            fitted[:] = 0.0
-            fitted[:, self.model.classes_] = self.model.predict_proba(
-                (observations - self.mean) / self.scale
-            )
-        return (1 - self.smoothing) * fitted + self.smoothing * self.marginal
+    def probabilities(self, log: Trajectories) -> Floats:
+        """[R, 25] probability of each action at each row of a log; the marginal in final states."""
+        found = np.tile(self.marginal, (len(log.is_decision), 1))
+        found[log.is_decision] = self.predict(Decisions.of(log))
+        return found
+
+
+@dataclass(frozen=True)
+class CandidateReport:
+    """How good a candidate is on training stays that it was not fitted on.
+
+    Attributes:
+        name: Family, ``pool`` or ``known``.
+        log_likelihood: Mean log-probability of the logged actions.
+        calibration_error: Expected calibration error of the most likely action, 10 equal bins.
+        rare_error: Choices of a probability below 5%: summed distance between logged and expected
+            numbers over the bins of the reliability curve, as a share of the expected number.
+        mean_rho: By the name of another candidate that reads one observation: its mean whole-stay
+            ratio over this one, 1 if this one is right.
+    """
+
+    name: str
+    log_likelihood: float
+    calibration_error: float
+    rare_error: float
+    mean_rho: dict[str, float]
+
+    @property
+    def weight_error(self) -> float:
+        """Root mean square of log ``mean_rho``."""
+        return float(np.sqrt(np.mean(np.log(list(self.mean_rho.values())) ** 2)))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """All actions at all decisions that were given about the same probability.
+
+    Attributes:
+        pairs: How many.
+        predicted: Their mean probability.
+        logged: Share of them that were logged.
+    """
+
+    pairs: int
+    predicted: float
+    logged: float
 
 
 @dataclass(frozen=True)
 class BehaviorReport:
-    """How good the behavior policy is on stays it has not seen.
+    """How good the behavior policy is on the evaluated stays, and what it was chosen from.
 
     Attributes:
+        name: What was chosen; ``known`` where the true probabilities are used.
+        reason: Why.
+        candidates: All of them, on the training split.
         log_likelihood: Mean log-probability of the logged actions.
         marginal_log_likelihood: The same under the action marginal alone, to compare with.
         accuracy: Share of states whose most likely action is the logged one.
-        calibration_error: Expected calibration error of that top probability, 10 equal bins.
+        calibration_error: See :class:`CandidateReport`.
+        rare_error: See there.
+        reliability: Bins of predicted probability, rising, empty ones left out.
         action_frequency: [25] how often each action was logged.
         action_predicted: [25] how often the policy expects it.
-        mean_rho_per_step: [T] mean cumulative ratio of another clinician model; near 1 if right.
-        inverse_penalty: Chosen inverse L2 penalty.
-        converged: Whether the fit reached its tolerance.
+        other: Candidate that serves as another clinician model.
+        mean_rho_per_step: [T] its mean cumulative ratio; near 1 if the policy is right.
+        impossible: Logged actions of known probability 0, whose ratio counts as 1.
     """
 
+    name: str
+    reason: str
+    candidates: tuple[CandidateReport, ...]
     log_likelihood: float
     marginal_log_likelihood: float
     accuracy: float
     calibration_error: float
+    rare_error: float
+    reliability: tuple[Reliability, ...]
     action_frequency: tuple[float, ...]
     action_predicted: tuple[float, ...]
+    other: str
     mean_rho_per_step: tuple[float, ...]
-    inverse_penalty: float
-    converged: bool
+    impossible: int = 0
+
+    @property
+    def doubtful_rho(self) -> float:
+        """What the trust gate reads: known probabilities are not in doubt, whatever the overlap."""
+        return 1.0 if self.name == KNOWN else self.mean_rho_per_step[-1]
+
+
+@dataclass(frozen=True)
+class BehaviorFit:
+    """The fitted behavior policy, and what it was chosen from.
+
+    Attributes:
+        policy: The chosen candidate.
+        other: Another clinician model: the logistic regression if it was not chosen itself.
+        candidates: All that were judged.
+        reason: Why this one.
+        known: The true probabilities, if they are to be used instead.
+    """
+
+    policy: BehaviorPolicy
+    other: BehaviorPolicy
+    candidates: tuple[CandidateReport, ...]
+    reason: str
+    known: Propensities | None = None
+
+    def taken(self, log: Trajectories) -> Floats:
+        """[R] probability of each logged action; NaN in final states and where it is unknown."""
+        rows, found = log.is_decision, np.full(len(log.is_decision), np.nan)
+        chance, impossible = self._on(log)
+        taken = _at(chance, log.action[rows])
+        found[rows] = np.where(impossible, np.nan, taken)
+        return found
+
+    def _on(self, log: Trajectories) -> tuple[Floats, NDArray[np.bool_]]:
+        if self.known is not None:
+            return self.known.of(log)
+        chance = self.policy.predict(Decisions.of(log))
+        return chance, np.zeros(len(chance), np.bool_)
 
 
 def fit_behavior_policy(
-    trajectories: Trajectories, config: BehaviorConfig | None = None
-) -> BehaviorPolicy:
-    """Fits the behavior policy; pass stays that will not be evaluated.
+    trajectories: Trajectories,
+    config: BehaviorConfig | None = None,
+    known: Propensities | None = None,
+) -> BehaviorFit:
+    """Fits all candidates, calibrates them and chooses one; pass stays that are not evaluated.
+
+    Each candidate predicts every stay from a fit without the stay's patient. Those predictions
+    calibrate it (a temperature and a shift per action), weigh the pool (the mixture of the
+    candidates that read one observation, by expectation maximisation of the likelihood) and judge:
+
+    1. A candidate more than ``likelihood_slack`` behind the best likelihood is out.
+    2. Of the rest the one with the least sum of two relative errors of weights is chosen: the root
+       mean square of log mean rho, with every other candidate that reads one observation as the
+       target, and the error of rare choices. Both are 0 for the true behavior policy. An
+       overconfident model has mean rho above 1 for whichever target, a flat one below 1. A second
+       fit of the same family would share its error and see nothing.
 
     Args:
         trajectories: The training split.
         config: Settings.
+        known: True probabilities, to use instead and to be judged beside the candidates.
 
     Raises:
-        SupportError: Fewer than two patients, so that no penalty can be chosen.
+        SupportError: Fewer than two patients.
+        SourceError: ``known`` does not fit the stays.
     """
+    settings = config or BehaviorConfig()
+    decisions = Decisions.of(trajectories)
+    marginal = np.bincount(decisions.action, minlength=N_ACTIONS) + 1.0
+    marginal /= marginal.sum()
+    held_out: dict[str, Floats] = {}
+    models: dict[str, Predictor] = {}
+    skipped = ""
+    for name in tqdm(settings.candidates, "behavior policy", disable=None):
+        try:
+            held_out[name], models[name] = _calibrated(name, decisions, marginal, settings)
+        except ImportError:
+            skipped = f"; {name} was skipped, torch is missing"
+    targets = {name: each for name, each in held_out.items() if name not in READS_THE_PAST}
+    share = _pool_weights(targets, decisions.action)
+    held_out[POOL] = _mixture(targets, share)
+    models[POOL] = lambda log: _mixture({name: models[name](log) for name in targets}, share)
+    nobody = np.zeros(len(decisions.action), np.bool_)
+    found = [_judged(name, each, targets, decisions, nobody) for name, each in held_out.items()]
+    chosen, reason = _choose(found, settings)
+    other = next(name for name in ("logistic", *targets) if name in targets and name != chosen)
+    if known is not None:
+        found.append(_judged(KNOWN, known.of(trajectories)[0], targets, decisions,
+                             known.of(trajectories)[1]))  # fmt: skip
+        reason = f"the clinicians' true probabilities; of those fitted, {chosen}: {reason}"
+    return BehaviorFit(
+        BehaviorPolicy(chosen, marginal, models[chosen]),
+        BehaviorPolicy(other, marginal, models[other]),
+        tuple(found),
+        reason + skipped,
+        known,
+    )
+
+
+def _calibrated(
+    name: str, decisions: Decisions, marginal: Floats, config: BehaviorConfig
+) -> tuple[Floats, Predictor]:
+    """Calibrated predictions of stays not fitted on, [n, 25], and the model of all stays."""
     from sklearn.model_selection import GroupKFold  # scikit-learn takes a second to import
 
-    settings = config or BehaviorConfig()
-    decision = trajectories.is_decision
-    observations = trajectories.observations()[decision].astype(np.float64)
-    actions = trajectories.action[decision]
-    subjects = trajectories.stays.subject_id[trajectories.stay_of_row[decision]]
-    folds = min(settings.folds, len(np.unique(subjects)))
+    folds = min(config.folds, len(np.unique(decisions.subject)))
     if folds < 2:
         raise SupportError("the behavior policy needs the stays of two patients or more")
-    likelihood = np.zeros(len(settings.inverse_penalties))
-    for fit, held_out in GroupKFold(folds).split(observations, groups=subjects):
-        path = _fit_path(observations[fit], actions[fit], settings.inverse_penalties, settings)
-        for index, policy in enumerate(path):
-            taken = policy.probabilities(observations[held_out])
-            likelihood[index] += np.log(taken[np.arange(len(held_out)), actions[held_out]]).sum()
-    chosen = settings.inverse_penalties[: int(likelihood.argmax()) + 1]
-    return _fit_path(observations, actions, chosen, settings)[-1]
+    fit, held_out = FAMILIES[name], np.zeros((len(decisions.action), N_ACTIONS))
+    split = GroupKFold(folds).split(decisions.action, groups=decisions.subject)
+    for inside, outside in split:
+        held_out[outside] = fit(decisions.take(inside), config.seed)(decisions.take(outside))
+    calibrate = _calibration(held_out, decisions.action, marginal, config.smoothing)
+    model = fit(decisions, config.seed)
+    return calibrate(held_out), lambda log: calibrate(model(log))
 
 
-def _fit_path(
-    observations: Floats,
-    actions: NDArray[np.int64],
-    inverse_penalties: tuple[float, ...],
-    config: BehaviorConfig,
-) -> list[BehaviorPolicy]:
-    """One policy per penalty, each fit starting from the more strongly penalised one."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def _calibration(
+    held_out: Floats, action: NDArray[np.int64], marginal: Floats, smoothing: float
+) -> Callable[[Floats], Floats]:
+    """Temperature and shift of each action's log-probability (Guo et al. 2017), then smoothing."""
+    from scipy.optimize import minimize
 
-    mean, scale = observations.mean(0), observations.std(0)
-    scale = np.where(scale > 0, scale, 1.0)
-    marginal = np.bincount(actions, minlength=N_ACTIONS) + 1.0
-    path: list[BehaviorPolicy] = []
-    start: tuple[Floats, Floats] | None = None
-    for inverse_penalty in inverse_penalties:
-        model = None
-        if len(np.unique(actions)) > 1:
-            model = LogisticRegression(
-                C=inverse_penalty, max_iter=config.max_iterations, tol=1e-4, warm_start=True
-            )
-            if start is not None:
-                model.coef_, model.intercept_ = start
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
-                model.fit((observations - mean) / scale, actions)
-            start = model.coef_.copy(), model.intercept_.copy()
-        path.append(
-            BehaviorPolicy(
-                mean=mean,
-                scale=scale,
-                model=model,
-                marginal=marginal / marginal.sum(),
-                smoothing=config.smoothing,
-                inverse_penalty=inverse_penalty,
-                converged=model is None or int(np.max(model.n_iter_)) < config.max_iterations,
-            )
-        )
-    return path
+    logs, logged = np.log(np.maximum(held_out, _LEAST)), np.eye(N_ACTIONS)[action]
+
+    def loss(by: Floats) -> tuple[float, Floats]:
+        fitted = _softmax(by[0] * logs + by[1:])
+        left = fitted - logged
+        penalty = _SHIFT_PENALTY * by[1:]
+        value = -np.log(np.maximum(_at(fitted, action), _LEAST)).sum() + (penalty @ by[1:]) / 2
+        return value, np.concatenate([[(left * logs).sum()], left.sum(0) + penalty])
+
+    start = np.concatenate([[1.0], np.zeros(N_ACTIONS)])
+    by = minimize(loss, start, jac=True, method="L-BFGS-B").x
+
+    def calibrate(fitted: Floats) -> Floats:
+        sharp = _softmax(by[0] * np.log(np.maximum(fitted, _LEAST)) + by[1:])
+        return (1 - smoothing) * sharp + smoothing * marginal
+
+    return calibrate
 
 
-def check_behavior(
-    policy: BehaviorPolicy, other: BehaviorPolicy, held_out: Trajectories
-) -> BehaviorReport:
-    """Checks a behavior policy on held-out stays.
+def _softmax(scores: Floats) -> Floats:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
-    Args:
-        policy: What is checked.
-        other: Another clinician model, fitted on other or fewer stays: the target whose mean
-            cumulative ratio must stay near 1.
-        held_out: Stays that neither has seen.
+
+def _at(each: Floats, action: NDArray[np.int64]) -> Floats:
+    return each[np.arange(len(action)), action]
+
+
+def _pool_weights(held_out: Mapping[str, Floats], action: NDArray[np.int64]) -> Floats:
+    """[K] shares of the mixture that makes the logged actions most likely."""
+    taken = np.stack([_at(each, action) for each in held_out.values()], axis=1)
+    share = np.full(taken.shape[1], 1 / taken.shape[1])
+    for _ in range(_POOL_ROUNDS):
+        share = (taken * share / (taken @ share)[:, None]).mean(0)
+    return share
+
+
+def _mixture(parts: Mapping[str, Floats], share: Floats) -> Floats:
+    return np.tensordot(share, np.stack(list(parts.values())), 1)
+
+
+def _judged(
+    name: str,
+    predicted: Floats,
+    targets: Mapping[str, Floats],
+    decisions: Decisions,
+    nobody: NDArray[np.bool_],
+) -> CandidateReport:
+    """``nobody`` [n]: decisions whose ratio counts as 1."""
+    stay = np.unique(decisions.stay, return_inverse=True)[1]
+    log_taken = np.log(np.where(nobody, 1.0, _at(predicted, decisions.action)))
+    mean_rho = {}
+    for target, each in targets.items():
+        if target != name:
+            log_ratio = np.where(nobody, 0.0, np.log(_at(each, decisions.action)) - log_taken)
+            mean_rho[target] = float(np.exp(np.bincount(stay, weights=log_ratio)).mean())
+    return CandidateReport(
+        name,
+        float(log_taken[~nobody].mean()),
+        _calibration_error(predicted, decisions.action),
+        _rare_error(_reliability(predicted, decisions.action)),
+        mean_rho,
+    )
+
+
+def _choose(candidates: list[CandidateReport], config: BehaviorConfig) -> tuple[str, str]:
+    """The rule of :func:`fit_behavior_policy`."""
+    best = max(each.log_likelihood for each in candidates)
+    within = [each for each in candidates if each.log_likelihood >= best - config.likelihood_slack]
+    chosen = min(within, key=lambda each: each.weight_error + each.rare_error)
+    return chosen.name, (
+        f"least error of weights ({chosen.weight_error:.2f}) and of rare choices "
+        f"({chosen.rare_error:.2f}) among {', '.join(each.name for each in within)}, which are "
+        f"within {config.likelihood_slack:g} nats of the best likelihood"
+    )
+
+
+def _calibration_error(predicted: Floats, action: NDArray[np.int64]) -> float:
+    top, correct = predicted.max(1), predicted.argmax(1) == action
+    in_bin = np.minimum((top * _TOP_BINS).astype(int), _TOP_BINS - 1)
+    gap = np.bincount(in_bin, weights=correct - top, minlength=_TOP_BINS)
+    return float(np.abs(gap).sum() / len(action))
+
+
+def _reliability(predicted: Floats, action: NDArray[np.int64]) -> tuple[Reliability, ...]:
+    logged = np.eye(N_ACTIONS, dtype=np.bool_)[action]
+    bins = []
+    for low, high in pairwise(_RELIABILITY_EDGES):
+        inside = (predicted > low) & (predicted <= high)
+        if n := int(inside.sum()):
+            shown = float(predicted[inside].mean()), float(logged[inside].mean())
+            bins.append(Reliability(n, *shown))
+    return tuple(bins)
+
+
+def _rare_error(bins: tuple[Reliability, ...]) -> float:
+    rare = [each for each in bins if each.predicted < _RARE]
+    expected = sum(each.pairs * each.predicted for each in rare)
+    wrong = sum(each.pairs * abs(each.predicted - each.logged) for each in rare)
+    return wrong / expected if expected else 0.0
+
+
+def check_behavior(fit: BehaviorFit, held_out: Trajectories) -> BehaviorReport:
+    """Checks what :func:`fit_behavior_policy` chose on stays that it has not seen.
+
+    Raises:
+        SourceError: The known probabilities do not fit the stays.
     """
     rows = held_out.is_decision
-    observations, actions = held_out.observations()[rows], held_out.action[rows]
-    predicted = policy.probabilities(observations)
-    at = np.arange(len(actions))
-    taken, top = predicted[at, actions], predicted.max(1)
-    correct = predicted.argmax(1) == actions
-    in_bin = np.minimum((top * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    gap = np.bincount(in_bin, weights=correct - top, minlength=_CALIBRATION_BINS)
+    action = held_out.action[rows]
+    predicted, impossible = fit._on(held_out)
+    taken = fit.taken(held_out)
+    used = np.isfinite(taken)
     ratio = np.ones(len(rows))
-    ratio[rows] = other.probabilities(observations)[at, actions] / taken
+    others = _at(fit.other.probabilities(held_out), held_out.action)
+    ratio[used] = others[used] / taken[used]
+    bins = _reliability(predicted, action)
+    weights = weight_diagnostics(held_out.padded(ratio), held_out.mask)
     return BehaviorReport(
-        log_likelihood=float(np.log(taken).mean()),
-        marginal_log_likelihood=float(np.log(policy.marginal[actions]).mean()),
-        accuracy=float(correct.mean()),
-        calibration_error=float(np.abs(gap).sum() / len(actions)),
-        action_frequency=tuple((np.bincount(actions, minlength=N_ACTIONS) / len(at)).tolist()),
+        name=fit.policy.name if fit.known is None else KNOWN,
+        reason=fit.reason,
+        candidates=fit.candidates,
+        log_likelihood=float(np.log(taken[used]).mean()),
+        marginal_log_likelihood=float(np.log(fit.policy.marginal[action]).mean()),
+        accuracy=float((predicted.argmax(1) == action).mean()),
+        calibration_error=_calibration_error(predicted, action),
+        rare_error=_rare_error(bins),
+        reliability=bins,
+        action_frequency=tuple((np.bincount(action, minlength=N_ACTIONS) / len(action)).tolist()),
         action_predicted=tuple(predicted.mean(0).tolist()),
-        mean_rho_per_step=weight_diagnostics(
-            held_out.padded(ratio), held_out.mask
-        ).mean_rho_per_step,
-        inverse_penalty=policy.inverse_penalty,
-        converged=policy.converged,
+        other=fit.other.name,
+        mean_rho_per_step=weights.mean_rho_per_step,
+        impossible=int(impossible.sum()),
     )

@@ -15,6 +15,7 @@ from evaluation.estimators import Floats
 from evaluation.fqe import FQEConfig
 from evaluation.intervals import IntervalKind
 from evaluation.neural_fqe import neural_fqe
+from evaluation.propensities import Propensities
 from evaluation.q_values import CrossFit, QValues
 from evaluation.results import Results, Row, Sensitivity
 from evaluation.rollout import AnyEnv, RolloutValue, rollout_value
@@ -107,6 +108,7 @@ class Evaluation:
         *,
         model: TransitionModel | None = None,
         env: AnyEnv | None = None,
+        known: Propensities | None = None,
     ) -> None:
         """Fits the behavior policy and prepares what all rows share.
 
@@ -116,11 +118,13 @@ class Evaluation:
             model: What agents that ask "what if" are answered with.
             env: Where to measure the agents' return as well; a vector environment runs batch
                 agents only, and the rows of others say so.
+            known: The clinicians' true probabilities, in place of the fitted behavior policy.
 
         Raises:
             ConfigError: The environment was made with other scales or dose levels.
             UnknownNameError: A split holds no stay.
             SupportError: There are too few patients.
+            SourceError: ``known`` does not fit the cohort.
         """
         if env is not None:
             inside: Any = env if isinstance(env, VectorEnv) else env.unwrapped
@@ -132,7 +136,7 @@ class Evaluation:
         self.trajectories, self.config = trajectories, config or EvaluationConfig()
         self._model, self._env = model, env
         self.train, self.test = trajectories.split("train"), trajectories.split("test")
-        self._fit_behavior()
+        self._fit_behavior(known)
         config, n = self.config, len(self.test)
         index = estimators.resample_index(n, config.resamples, np.random.default_rng(config.seed))
         self._scoring = Scoring(
@@ -143,17 +147,13 @@ class Evaluation:
             kind=config.interval,
         )
 
-    def _fit_behavior(self) -> None:
-        train, test, config = self.train, self.test, self.config.behavior
-        policy = fit_behavior_policy(train, config)
-        half = np.unique(train.stays.subject_id)[::2]
-        other = fit_behavior_policy(train.select(np.isin(train.stays.subject_id, half)), config)
-        decision = test.is_decision
+    def _fit_behavior(self, known: Propensities | None) -> None:
+        test = self.test
+        fit = fit_behavior_policy(self.train, self.config.behavior, known)
         # [R, 25] one-hot clinicians, rows of final states all 0
-        self._logged = np.where(decision[:, None], np.eye(N_ACTIONS)[test.action], 0.0)
-        taken = (policy.probabilities(test.observations()) * self._logged).sum(1)
-        self._behavior_taken = np.where(decision, taken, 1.0)
-        self.behavior: BehaviorReport = check_behavior(policy, other, test)
+        self._logged = np.where(test.is_decision[:, None], np.eye(N_ACTIONS)[test.action], 0.0)
+        self._behavior_taken = fit.taken(test)
+        self.behavior: BehaviorReport = check_behavior(fit, test)
 
     @cached_property
     def _q_with_train(self) -> CrossFit:
@@ -239,7 +239,7 @@ class Evaluation:
             n_stays=len(test),
             lost_resamples=max(estimate.lost_resamples for estimate in estimates.values()),
             q_outside_share=fitted.outside_share,
-            behavior_mean_rho=self.behavior.mean_rho_per_step[-1],
+            behavior_mean_rho=self.behavior.doubtful_rho,
             gate=config.gate,
         )
         if capped:
@@ -301,7 +301,7 @@ class Evaluation:
         """[R] ratios from the agent's own probability of the logged action, [R]."""
         ratio = soften(taken, softening) / self._behavior_taken
         used = np.minimum(ratio, np.inf if cap is None else cap)
-        return np.where(self.test.is_decision, used, 1.0)
+        return np.where(np.isfinite(self._behavior_taken), used, 1.0)
 
     def _sensitivity(self, taken: Floats, softening: float) -> tuple[Sensitivity, ...]:
         """The grid of an agent; softening only where the agent had to be softened."""

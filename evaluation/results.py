@@ -25,7 +25,7 @@ from evaluation.truth import Measured, TrueValue
 from sepsis_gym.errors import SourceError
 from sepsis_gym.files import whole_folder
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DISCLAIMER = "Research software, never for patient care."
 _SIGNIFICANT_DIGITS = 9
 _RATED = ("repairs", "fallbacks")
@@ -206,18 +206,38 @@ class Results:
             told = f"{summed.value:#.3g} [{summed.low:#.3g}, {summed.high:#.3g}]"
             measured = f"{summed.measure}, interquartile mean of {summed.seeds} seeds"
             console.print(Text(f"{summed.group}: {measured}: {told}"))
+        console.print(self._candidates())
         report = self.behavior
+        impossible = f"; {report.impossible} impossible actions have ratio 1" * (
+            report.impossible > 0
+        )
         console.print(
             Text(
-                f"Behavior policy on held-out stays: log-likelihood {report.log_likelihood:.3f} "
-                f"(action frequencies alone {report.marginal_log_likelihood:.3f}), accuracy "
-                f"{report.accuracy:.1%}, calibration error {report.calibration_error:.3f}, "
-                f"another clinician model's mean rho {report.mean_rho_per_step[-1]:.2f}"
+                f"Behavior policy: {report.name} ({report.reason}){impossible}. On held-out stays: "
+                f"log-likelihood {report.log_likelihood:.3f} (action frequencies alone "
+                f"{report.marginal_log_likelihood:.3f}), accuracy {report.accuracy:.1%}, "
+                f"calibration error {report.calibration_error:.3f}, of rare choices "
+                f"{report.rare_error:.2f}, mean rho of the model {report.other} "
+                f"{report.mean_rho_per_step[-1]:.2f}"
             )
         )
         for note in (*self.notes, DISCLAIMER):
             console.print(Text(note))
         return out.getvalue()
+
+    def _candidates(self) -> Table:
+        report = self.behavior
+        targets = list(dict.fromkeys(name for each in report.candidates for name in each.mean_rho))
+        rho = [f"Mean rho of {name}" for name in targets]
+        table = Table(title="Behavior policies, on training stays not fitted on", box=box.SIMPLE)
+        for title in ("Model", "Log-likelihood", "Calibration error", "Rare error", *rho):
+            table.add_column(title, justify="left" if title == "Model" else "right")
+        for each in report.candidates:
+            numbers = each.log_likelihood, each.calibration_error, each.rare_error
+            ratios = (f"{each.mean_rho[t]:.3g}" if t in each.mean_rho else "" for t in targets)
+            used = " *" if each.name == report.name else ""
+            table.add_row(each.name + used, *(f"{number:.3f}" for number in numbers), *ratios)
+        return table
 
     def _table(self) -> Table:
         simulated = any(row.world_model_return for row in self.rows)

@@ -15,6 +15,7 @@ from evaluation.behavior import BehaviorReport
 from evaluation.report.cells import Interval
 from evaluation.report.tables import METHODS, interval_of
 from evaluation.results import Results, Row
+from evaluation.trust import TrustGate
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS
 
 try:
@@ -61,7 +62,7 @@ _STYLE: Any = {
 }
 _WIDTH = 4.3
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-_REFERENCE = (0.8, 1.25)
+_REFERENCE = TrustGate.ok_mean_rho
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,21 @@ def _behavior(report: BehaviorReport) -> list[Picture]:
     told = f"Logged and predicted share of each of the 25 actions; largest gap {gap:.1%}."
     rho = _per_step(
         "behavior_mean_rho",
-        "Mean cumulative ratio of another clinician model",
-        {"another clinician model": report.mean_rho_per_step},
+        f"Mean cumulative ratio of the model {report.other}",
+        {report.other: report.mean_rho_per_step},
         band=_REFERENCE,
     )
-    return [Picture("behavior_actions", told, figure), rho]
+    return [Picture("behavior_actions", told, figure), rho, _reliability(report)]
+
+
+def _reliability(report: BehaviorReport) -> Picture:
+    """Logged against predicted probability of all actions, on logarithmic scales."""
+    figure, axis = _new(2.9)
+    bins = [each for each in report.reliability if each.logged > 0]
+    predicted, logged = ([getattr(each, name) for each in bins] for name in ("predicted", "logged"))
+    axis.plot([1e-4, 1], [1e-4, 1], color=_FAINT, lw=0.8)
+    axis.plot(predicted, logged, "o-", color=_BLUE, ms=4, lw=1.2)
+    axis.set(xscale="log", yscale="log", xlabel="Predicted probability", ylabel="Share logged")
+    axis.set_title("Is a choice as frequent as predicted?")
+    told = "; ".join(f"{each.predicted:.2g} predicted, {each.logged:.2g} logged" for each in bins)
+    return Picture("behavior_reliability", f"Reliability of all actions: {told}.", figure)

@@ -33,6 +33,7 @@ def build_tables(results: Results) -> dict[str, Table]:
         _actions,
         _safety,
         _rule_table,
+        _behavior,
         _truth,
         _errors,
         _sensitivity,
@@ -174,6 +175,37 @@ def _rule_table(results: Results) -> Table:
 
 def _rules(results: Results) -> tuple[Rule, ...]:
     return rules(Guidelines(**results.config["guidelines"]))
+
+
+def _behavior(results: Results) -> Table:
+    report = results.behavior
+    targets = list(dict.fromkeys(name for each in report.candidates for name in each.mean_rho))
+    lines = (
+        Line(
+            (
+                f"{each.name} (used)" if each.name == report.name else each.name,
+                each.log_likelihood,
+                each.calibration_error,
+                each.rare_error,
+                *(each.mean_rho.get(name) for name in targets),
+            )
+        )
+        for each in report.candidates
+    )
+    return Table(
+        "behavior",
+        "Models of the clinicians to choose from",
+        (
+            Column("Model"),
+            Column("Log-likelihood", "number"),
+            Column("Calibration error", "percent"),
+            Column("Rare choices off by", "percent"),
+            *(Column(f"Mean ratio of {name}", "number") for name in targets),
+        ),
+        tuple(lines),
+        "On training stays that the model was not fitted on. Mean ratio: whole-stay ratio of "
+        "another model over this one, near 1 if this one is right.",
+    )
 
 
 def _title(name: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes
 
 from evaluation import EvaluationConfig, Results
+from evaluation.propensities import Propensities
 from sepsis_gym.actions import N_ACTIONS, encode_action
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.row_by_row import score_one_by_one
@@ -78,6 +79,7 @@ def evaluate(
     agents: tuple[str, ...] = (),
     world_model: str | None = "default",
     truth_patients: int = TRUTH_PATIENTS,
+    propensities: bool = False,
     llm: Annotated[LLMConfig, OmitArgPrefixes] = LLMConfig(),
     config: Annotated[EvaluationConfig, OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
 ) -> None:
@@ -94,6 +96,8 @@ def evaluate(
             their return is measured if it was trained on this cohort; None for none.
         truth_patients: New patients that measure true values if the cohort is synthetic; 0 for
             none.
+        propensities: Whether to use the clinicians' true action probabilities, which a synthetic
+            cohort with one decision per step holds, in place of a fitted behavior policy.
         llm: With --llm-model the language-model agent is scored as well.
         config: Settings of the evaluation.
     """
@@ -107,6 +111,7 @@ def evaluate(
         truth_patients=truth_patients,
         llm=llm,
         config=config,
+        known=Propensities.read(cohort) if propensities else None,
     )
     print(results.to_text())
     print(f"written to {out}; as a page: sepsis-gym report {out}")
@@ -142,6 +147,7 @@ def score(
     truth_patients: int,
     llm: LLMConfig,
     config: EvaluationConfig,
+    known: Propensities | None = None,
 ) -> Results:
     """Scores the agents and the rows every table needs, and saves the results.
 
@@ -153,6 +159,7 @@ def score(
         truth_patients: See :func:`evaluate`.
         llm: Where a language model is served, if one is to be scored.
         config: Settings.
+        known: See :class:`evaluation.evaluate.Evaluation`.
     """
     from agents import train_agent
     from agents.policy import check_preprocessing
@@ -181,6 +188,7 @@ def score(
         env=env,
         truth_patients=truth_patients,
         retry_failed=llm.retry_failed,
+        known=known,
     )
     results.save(out)
     return results

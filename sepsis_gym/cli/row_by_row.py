@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation import EvaluationConfig, Results
 from evaluation.answer_store import AnswerStore
 from evaluation.evaluate import Evaluation
+from evaluation.propensities import Propensities
 from evaluation.results import Row
 from evaluation.row_store import RowStore
 from evaluation.seeds import over_seeds
@@ -38,6 +39,7 @@ def score_one_by_one(
     env: SepsisVectorEnv | None,
     truth_patients: int,
     retry_failed: bool,
+    known: Propensities | None,
 ) -> Results:
     """Scores agents, showing each row as it comes; kept rows are not scored again.
 
@@ -50,8 +52,9 @@ def score_one_by_one(
         env: Where to measure the agents' return as well.
         truth_patients: New patients that measure true values if the cohort is synthetic.
         retry_failed: Whether stays that an agent failed to answer before are asked again.
+        known: The clinicians' true probabilities, in place of the fitted behavior policy.
     """
-    evaluation = Evaluation(trajectories, config, model=model, env=env)
+    evaluation = Evaluation(trajectories, config, model=model, env=env, known=known)
     for name, agent in agents.items():
         evaluation.check(name, agent)
     truth = _truth(trajectories, config, truth_patients)
@@ -60,6 +63,7 @@ def score_one_by_one(
         "config": asdict(config),
         "world_model": _digest_of(model),
         "truth_patients": truth_patients,
+        "propensities": known and known.digest,
         "code": _digest_of_code(),
     }
     store = RowStore(out / "rows", shared)
