@@ -40,14 +40,12 @@ class BehaviorConfig:
         smoothing: Share of the action marginal mixed into every prediction, so that none is 0.
         likelihood_slack: Nats per decision by which a candidate may fall behind the most likely
             one; a judgement.
-        seed: Of the fits.
     """
 
     candidates: tuple[str, ...] = tuple(FAMILIES)
     folds: int = 3
     smoothing: float = 0.01
     likelihood_slack: float = 0.25
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""
@@ -57,8 +55,8 @@ class BehaviorConfig:
                 f"candidates must be among {', '.join(FAMILIES)}, with two or more that read one "
                 f"observation, got {self.candidates}"
             )
-        if self.folds < 2 or self.likelihood_slack < 0 or self.seed < 0:
-            raise ConfigError("folds must be 2 or more, likelihood_slack and seed 0 or more")
+        if self.folds < 2 or self.likelihood_slack < 0:
+            raise ConfigError("folds must be 2 or more and likelihood_slack 0 or more")
         if not 0 < self.smoothing < 1:
             raise ConfigError(f"smoothing must lie between 0 and 1, got {self.smoothing}")
 
@@ -204,6 +202,8 @@ def fit_behavior_policy(
     trajectories: Trajectories,
     config: BehaviorConfig | None = None,
     known: Propensities | None = None,
+    *,
+    seed: int = 0,
 ) -> BehaviorFit:
     """Fits all candidates, calibrates them and chooses one; pass stays that are not evaluated.
 
@@ -222,6 +222,7 @@ def fit_behavior_policy(
         trajectories: The training split.
         config: Settings.
         known: True probabilities, to use instead and to be judged beside the candidates.
+        seed: Of the fits.
 
     Raises:
         SupportError: Fewer than two patients.
@@ -229,14 +230,14 @@ def fit_behavior_policy(
     """
     settings = config or BehaviorConfig()
     decisions = Decisions.of(trajectories)
-    marginal = np.bincount(decisions.action, minlength=N_ACTIONS) + 1.0
-    marginal /= marginal.sum()
+    counts = np.bincount(decisions.action, minlength=N_ACTIONS) + 1.0
+    marginal: Floats = counts / counts.sum()
     held_out: dict[str, Floats] = {}
     models: dict[str, Predictor] = {}
     skipped = ""
     for name in tqdm(settings.candidates, "behavior policy", disable=None):
         try:
-            held_out[name], models[name] = _calibrated(name, decisions, marginal, settings)
+            held_out[name], models[name] = _calibrated(name, decisions, marginal, settings, seed)
         except ImportError:
             skipped = f"; {name} was skipped, torch is missing"
     targets = {name: each for name, each in held_out.items() if name not in READS_THE_PAST}
@@ -248,8 +249,8 @@ def fit_behavior_policy(
     chosen, reason = _choose(found, settings)
     other = next(name for name in ("logistic", *targets) if name in targets and name != chosen)
     if known is not None:
-        found.append(_judged(KNOWN, known.of(trajectories)[0], targets, decisions,
-                             known.of(trajectories)[1]))  # fmt: skip
+        chance, nobody = known.of(trajectories)
+        found.append(_judged(KNOWN, chance, targets, decisions, nobody))
         reason = f"the clinicians' true probabilities; of those fitted, {chosen}: {reason}"
     return BehaviorFit(
         BehaviorPolicy(chosen, marginal, models[chosen]),
@@ -261,7 +262,7 @@ def fit_behavior_policy(
 
 
 def _calibrated(
-    name: str, decisions: Decisions, marginal: Floats, config: BehaviorConfig
+    name: str, decisions: Decisions, marginal: Floats, config: BehaviorConfig, seed: int
 ) -> tuple[Floats, Predictor]:
     """Calibrated predictions of stays not fitted on, [n, 25], and the model of all stays."""
     from sklearn.model_selection import GroupKFold  # scikit-learn takes a second to import
@@ -272,9 +273,9 @@ def _calibrated(
     fit, held_out = FAMILIES[name], np.zeros((len(decisions.action), N_ACTIONS))
     split = GroupKFold(folds).split(decisions.action, groups=decisions.subject)
     for inside, outside in split:
-        held_out[outside] = fit(decisions.take(inside), config.seed)(decisions.take(outside))
+        held_out[outside] = fit(decisions.take(inside), seed)(decisions.take(outside))
     calibrate = _calibration(held_out, decisions.action, marginal, config.smoothing)
-    model = fit(decisions, config.seed)
+    model = fit(decisions, seed)
     return calibrate(held_out), lambda log: calibrate(model(log))
 
 

@@ -167,10 +167,11 @@ def fit_recurrent(decisions: Decisions, seed: int) -> Predictor:
         optimizer = torch.optim.AdamW(weights, weight_decay=0.01)
         rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=updates)
         for _ in range(_EPOCHS):
-            for batch in torch.randperm(len(table)).split(_STAYS_PER_UPDATE):
+            for batch in torch.split(torch.randperm(len(table)), _STAYS_PER_UPDATE):
                 scores = logits(table[batch], 0.2).flatten(0, 1)
                 optimizer.zero_grad()
-                functional.cross_entropy(scores, target[batch].flatten()).backward()
+                loss = functional.cross_entropy(scores, target[batch].flatten())
+                torch.autograd.backward(loss)
                 optimizer.step()
                 rate.step()
 

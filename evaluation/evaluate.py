@@ -46,7 +46,7 @@ class EvaluationConfig:
         resamples: Bootstrap resamples of stays.
         confidence: Coverage of the intervals.
         interval: Kind of the intervals; that of FQE is always the percentile one, of refits.
-        seed: Seeds the bootstrap and the rollouts.
+        seed: Seeds the behavior policy, the bootstrap and the rollouts.
         ratio_cap: Largest per-step ratio; None leaves them as they are. A cap trades variance for
             bias.
         q_folds: Folds of patients; the Q that DR, WDR and FQE read at a stay was fitted without the
@@ -149,7 +149,8 @@ class Evaluation:
 
     def _fit_behavior(self, known: Propensities | None) -> None:
         test = self.test
-        fit = fit_behavior_policy(self.train, self.config.behavior, known)
+        config = self.config
+        fit = fit_behavior_policy(self.train, config.behavior, known, seed=config.seed)
         # [R, 25] one-hot clinicians, rows of final states all 0
         self._logged = np.where(test.is_decision[:, None], np.eye(N_ACTIONS)[test.action], 0.0)
         self._behavior_taken = fit.taken(test)
