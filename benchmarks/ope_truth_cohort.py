@@ -152,8 +152,8 @@ def main(
     judged = tqdm(agents.items(), "true values", file=sys.stderr)
     truth = {name: population.value(agent, softening=share).value.value
              for name, (agent, share) in judged}  # fmt: skip
-    half = train.select(np.arange(len(train)) % 2 == 0)
-    fitted, second = fit_behavior_policy(train), fit_behavior_policy(half)
+    fit = fit_behavior_policy(train)
+    print(f"estimated behavior: {fit.policy.name}, {fit.reason}")
     design = FQEDesign(train, gamma=GAMMA, folds=np.arange(len(train)) % 5)
     q = {name: design.fit(soften(agent.batch_probabilities(train.observations()), share))
          for name, (agent, share) in agents.items()}  # fmt: skip
@@ -164,8 +164,8 @@ def main(
         known = known_probability(whole, patients, seed, clinician)
         log = whole.select(np.arange(size))
         observations, action = log.observations(), log.action
-        estimated, other = (taken(model.probabilities(observations), action)
-                            for model in (fitted, second))  # fmt: skip
+        estimated, other = (taken(model.probabilities(log), action)
+                            for model in (fit.policy, fit.other))  # fmt: skip
         doubt = float(log.padded(other / estimated, 1.0).prod(1).mean())
         rng = np.random.default_rng([size, seed])
         counts = resample_counts(resample_index(size, resamples, rng), size)

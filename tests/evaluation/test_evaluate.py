@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation import EvaluationConfig, Results, evaluate_agents
-from evaluation.behavior import fit_behavior_policy
+from evaluation.behavior import BehaviorConfig, fit_behavior_policy
 from evaluation.estimators import weight_diagnostics
 from evaluation.fqe import FQEConfig
 from evaluation.rollout import rollout_value
@@ -19,7 +19,8 @@ from sepsis_gym.envs.vector import SepsisVectorEnv
 from sepsis_gym.errors import ConfigError
 
 FEW = FQEConfig(refits=3)
-QUICK = EvaluationConfig(resamples=50, rollout_episodes=8, fqe=FEW)
+SIMPLE = BehaviorConfig(candidates=("neighbors", "logistic"))
+QUICK = EvaluationConfig(resamples=50, rollout_episodes=8, fqe=FEW, behavior=SIMPLE)
 
 
 class FixedAgent:
@@ -109,14 +110,15 @@ def test_walking_the_replay_equals_asking_in_batch(results, trajectories):
 
 
 def test_an_agent_that_repeats_the_behavior_policy_gets_the_clinicians_value(trajectories):
-    train = trajectories.split("train")
-    policy = fit_behavior_policy(train)
+    policy = fit_behavior_policy(trajectories.split("train"), SIMPLE).policy
+    chance = policy.probabilities(trajectories)
+    of = dict(zip(map(bytes, trajectories.observations()), chance, strict=True))
 
     class Clone(FixedBatchAgent):
         def batch_probabilities(self, observations):
-            return policy.probabilities(observations)
+            return np.array([of[bytes(each)] for each in observations])
 
-    config = EvaluationConfig(fqe=FEW, resamples=20, softening=0.0)
+    config = replace(QUICK, softening=0.0)
     clinicians, clone = evaluate_agents({"clone": Clone(UNIFORM)}, trajectories, config).rows
     mean = clinicians.estimates["mean_return"].value
     assert clone.estimates["wis"].value == pytest.approx(mean)
@@ -127,7 +129,7 @@ def test_an_agent_that_repeats_the_behavior_policy_gets_the_clinicians_value(tra
 
 def test_lost_support_is_null_with_a_reason(trajectories, tmp_path):
     never = np.eye(N_ACTIONS)[4]
-    config = EvaluationConfig(fqe=FEW, resamples=20, softening=0.0)
+    config = EvaluationConfig(fqe=FEW, behavior=SIMPLE, resamples=20, softening=0.0)
     results = evaluate_agents({"never": FixedBatchAgent(never)}, trajectories, config)
     row = results.rows[1]
     assert row.weights.support_lost_at is not None
@@ -141,7 +143,7 @@ def test_lost_support_is_null_with_a_reason(trajectories, tmp_path):
 
 
 def test_ratio_cap_is_counted(trajectories):
-    config = EvaluationConfig(fqe=FEW, resamples=20, ratio_cap=1.0)
+    config = EvaluationConfig(fqe=FEW, behavior=SIMPLE, resamples=20, ratio_cap=1.0)
     row = evaluate_agents({"r": FixedBatchAgent(UNIFORM)}, trajectories, config).rows[1]
     assert 0 < row.capped_share < 1
     assert row.weights.mean_rho <= 1
@@ -305,7 +307,7 @@ def test_sensitivity_repeats_the_row_where_the_choice_is_the_same(results, traje
 
 @pytest.mark.parametrize("kind", ["bca", "delta"])
 def test_other_intervals(trajectories, results, kind):
-    config = EvaluationConfig(fqe=FEW, resamples=200, interval=kind)
+    config = EvaluationConfig(fqe=FEW, behavior=SIMPLE, resamples=200, interval=kind)
     clinicians, row = evaluate_agents({"r": FixedBatchAgent(UNIFORM)}, trajectories, config).rows
     estimate, percentile = row.estimates["wis"], results.rows[2].estimates["wis"]
     assert estimate.value == percentile.value

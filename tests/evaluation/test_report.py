@@ -145,7 +145,7 @@ def test_a_browser_shows_every_section_and_asks_the_network_for_nothing(folder):
                 ".filter(s => s.offsetHeight > 100).map(s => s.id).join(' ')"
             )
             assert shown.split() == SECTIONS
-            assert browser.evaluate("document.querySelectorAll('.picture svg').length") == 18
+            assert browser.evaluate("document.querySelectorAll('.picture svg').length") == 19
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
             asked = [each["request"]["url"] for each in browser.told("Network.requestWillBeSent")]
             assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
