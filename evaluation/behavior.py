@@ -186,12 +186,13 @@ class BehaviorFit:
     def taken(self, log: Trajectories) -> Floats:
         """[R] probability of each logged action; NaN in final states and where it is unknown."""
         rows, found = log.is_decision, np.full(len(log.is_decision), np.nan)
-        chance, impossible = self._on(log)
+        chance, impossible = self.on(log)
         taken = _at(chance, log.action[rows])
         found[rows] = np.where(impossible, np.nan, taken)
         return found
 
-    def _on(self, log: Trajectories) -> tuple[Floats, NDArray[np.bool_]]:
+    def on(self, log: Trajectories) -> tuple[Floats, NDArray[np.bool_]]:
+        """[n, 25] of a log's decisions, and [n] which logged actions were nobody's choice."""
         if self.known is not None:
             return self.known.of(log)
         chance = self.policy.predict(Decisions.of(log))
@@ -395,7 +396,7 @@ def check_behavior(fit: BehaviorFit, held_out: Trajectories) -> BehaviorReport:
     """
     rows = held_out.is_decision
     action = held_out.action[rows]
-    predicted, impossible = fit._on(held_out)
+    predicted, impossible = fit.on(held_out)
     taken = fit.taken(held_out)
     used = np.isfinite(taken)
     ratio = np.ones(len(rows))
