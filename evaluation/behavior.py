@@ -5,14 +5,21 @@ over a stay, so a small error in a rare choice becomes a large one in a weight, 
 likelihood does not rule that out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from evaluation.calibration import (
+    Reliability,
+    at,
+    calibration,
+    calibration_error,
+    rare_error,
+    reliability,
+)
 from evaluation.clinician_models import FAMILIES, READS_THE_PAST, Decisions, Predictor
 from evaluation.estimators import Floats, weight_diagnostics
 from evaluation.propensities import Propensities
@@ -21,12 +28,7 @@ from sepsis_gym.errors import ConfigError, SupportError
 from sepsis_gym.trajectories import Trajectories
 
 POOL, KNOWN = "pool", "known"
-_RELIABILITY_EDGES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_RARE = 0.05
-_TOP_BINS = 10
-_SHIFT_PENALTY = 5.0
 _POOL_ROUNDS = 200
-_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,6 @@ class CandidateReport:
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """All actions at all decisions that were given about the same probability.
-
-    Attributes:
-        pairs: How many.
-        predicted: Their mean probability.
-        logged: Share of them that were logged.
-    """
-
-    pairs: int
-    predicted: float
-    logged: float
-
-
-@dataclass(frozen=True)
 class BehaviorReport:
     """How good the behavior policy is on the evaluated stays, and what it was chosen from.
 
@@ -187,7 +174,7 @@ class BehaviorFit:
         """[R] probability of each logged action; NaN in final states and where it is unknown."""
         rows, found = log.is_decision, np.full(len(log.is_decision), np.nan)
         chance, impossible = self.on(log)
-        taken = _at(chance, log.action[rows])
+        taken = at(chance, log.action[rows])
         found[rows] = np.where(impossible, np.nan, taken)
         return found
 
@@ -275,48 +262,14 @@ def _calibrated(
     split = GroupKFold(folds).split(decisions.action, groups=decisions.subject)
     for inside, outside in split:
         held_out[outside] = fit(decisions.take(inside), seed)(decisions.take(outside))
-    calibrate = _calibration(held_out, decisions.action, marginal, config.smoothing)
+    calibrate = calibration(held_out, decisions.action, marginal, config.smoothing)
     model = fit(decisions, seed)
     return calibrate(held_out), lambda log: calibrate(model(log))
 
 
-def _calibration(
-    held_out: Floats, action: NDArray[np.int64], marginal: Floats, smoothing: float
-) -> Callable[[Floats], Floats]:
-    """Temperature and shift of each action's log-probability (Guo et al. 2017), then smoothing."""
-    from scipy.optimize import minimize
-
-    logs, logged = np.log(np.maximum(held_out, _LEAST)), np.eye(N_ACTIONS)[action]
-
-    def loss(by: Floats) -> tuple[float, Floats]:
-        fitted = _softmax(by[0] * logs + by[1:])
-        left = fitted - logged
-        penalty = _SHIFT_PENALTY * by[1:]
-        value = -np.log(np.maximum(_at(fitted, action), _LEAST)).sum() + (penalty @ by[1:]) / 2
-        return value, np.concatenate([[(left * logs).sum()], left.sum(0) + penalty])
-
-    start = np.concatenate([[1.0], np.zeros(N_ACTIONS)])
-    by = minimize(loss, start, jac=True, method="L-BFGS-B").x
-
-    def calibrate(fitted: Floats) -> Floats:
-        sharp = _softmax(by[0] * np.log(np.maximum(fitted, _LEAST)) + by[1:])
-        return (1 - smoothing) * sharp + smoothing * marginal
-
-    return calibrate
-
-
-def _softmax(scores: Floats) -> Floats:
-    powers = np.exp(scores - scores.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
-def _at(each: Floats, action: NDArray[np.int64]) -> Floats:
-    return each[np.arange(len(action)), action]
-
-
 def _pool_weights(held_out: Mapping[str, Floats], action: NDArray[np.int64]) -> Floats:
     """[K] shares of the mixture that makes the logged actions most likely."""
-    taken = np.stack([_at(each, action) for each in held_out.values()], axis=1)
+    taken = np.stack([at(each, action) for each in held_out.values()], axis=1)
     share = np.full(taken.shape[1], 1 / taken.shape[1])
     for _ in range(_POOL_ROUNDS):
         share = (taken * share / (taken @ share)[:, None]).mean(0)
@@ -336,17 +289,17 @@ def _judged(
 ) -> CandidateReport:
     """``nobody`` [n]: decisions whose ratio counts as 1."""
     stay = np.unique(decisions.stay, return_inverse=True)[1]
-    log_taken = np.log(np.where(nobody, 1.0, _at(predicted, decisions.action)))
+    log_taken = np.log(np.where(nobody, 1.0, at(predicted, decisions.action)))
     mean_rho = {}
     for target, each in targets.items():
         if target != name:
-            log_ratio = np.where(nobody, 0.0, np.log(_at(each, decisions.action)) - log_taken)
+            log_ratio = np.where(nobody, 0.0, np.log(at(each, decisions.action)) - log_taken)
             mean_rho[target] = float(np.exp(np.bincount(stay, weights=log_ratio)).mean())
     return CandidateReport(
         name,
         float(log_taken[~nobody].mean()),
-        _calibration_error(predicted, decisions.action),
-        _rare_error(_reliability(predicted, decisions.action)),
+        calibration_error(predicted, decisions.action),
+        rare_error(reliability(predicted, decisions.action)),
         mean_rho,
     )
 
@@ -363,31 +316,6 @@ def _choose(candidates: list[CandidateReport], config: BehaviorConfig) -> tuple[
     )
 
 
-def _calibration_error(predicted: Floats, action: NDArray[np.int64]) -> float:
-    top, correct = predicted.max(1), predicted.argmax(1) == action
-    in_bin = np.minimum((top * _TOP_BINS).astype(int), _TOP_BINS - 1)
-    gap = np.bincount(in_bin, weights=correct - top, minlength=_TOP_BINS)
-    return float(np.abs(gap).sum() / len(action))
-
-
-def _reliability(predicted: Floats, action: NDArray[np.int64]) -> tuple[Reliability, ...]:
-    logged = np.eye(N_ACTIONS, dtype=np.bool_)[action]
-    bins = []
-    for low, high in pairwise(_RELIABILITY_EDGES):
-        inside = (predicted > low) & (predicted <= high)
-        if n := int(inside.sum()):
-            shown = float(predicted[inside].mean()), float(logged[inside].mean())
-            bins.append(Reliability(n, *shown))
-    return tuple(bins)
-
-
-def _rare_error(bins: tuple[Reliability, ...]) -> float:
-    rare = [each for each in bins if each.predicted < _RARE]
-    expected = sum(each.pairs * each.predicted for each in rare)
-    wrong = sum(each.pairs * abs(each.predicted - each.logged) for each in rare)
-    return wrong / expected if expected else 0.0
-
-
 def check_behavior(fit: BehaviorFit, held_out: Trajectories) -> BehaviorReport:
     """Checks what :func:`fit_behavior_policy` chose on stays that it has not seen.
 
@@ -400,9 +328,9 @@ def check_behavior(fit: BehaviorFit, held_out: Trajectories) -> BehaviorReport:
     taken = fit.taken(held_out)
     used = np.isfinite(taken)
     ratio = np.ones(len(rows))
-    others = _at(fit.other.probabilities(held_out), held_out.action)
+    others = at(fit.other.probabilities(held_out), held_out.action)
     ratio[used] = others[used] / taken[used]
-    bins = _reliability(predicted, action)
+    bins = reliability(predicted, action)
     weights = weight_diagnostics(held_out.padded(ratio), held_out.mask)
     return BehaviorReport(
         name=fit.policy.name if fit.known is None else KNOWN,
@@ -411,8 +339,8 @@ def check_behavior(fit: BehaviorFit, held_out: Trajectories) -> BehaviorReport:
         log_likelihood=float(np.log(taken[used]).mean()),
         marginal_log_likelihood=float(np.log(fit.policy.marginal[action]).mean()),
         accuracy=float((predicted.argmax(1) == action).mean()),
-        calibration_error=_calibration_error(predicted, action),
-        rare_error=_rare_error(bins),
+        calibration_error=calibration_error(predicted, action),
+        rare_error=rare_error(bins),
         reliability=bins,
         action_frequency=tuple((np.bincount(action, minlength=N_ACTIONS) / len(action)).tolist()),
         action_predicted=tuple(predicted.mean(0).tolist()),
