@@ -202,9 +202,12 @@ def fit_behavior_policy(
     1. A candidate more than ``likelihood_slack`` behind the best likelihood is out.
     2. Of the rest the one with the least sum of two relative errors of weights is chosen: the root
        mean square of log mean rho, with every other candidate that reads one observation as the
-       target, and the error of rare choices. Both are 0 for the true behavior policy. An
+       target, and the error of rare choices. Both are near 0 for the true behavior policy. An
        overconfident model has mean rho above 1 for whichever target, a flat one below 1. A second
        fit of the same family would share its error and see nothing.
+
+    The pool has an advantage: with a share w in it no target gets a ratio above 1 / w in a step.
+    That is what keeps weights small on other stays too, but its own mean rho says less.
 
     Args:
         trajectories: The training split.
