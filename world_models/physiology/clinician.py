@@ -67,16 +67,16 @@ def draw_style(people: People, rng: np.random.Generator) -> Style:
     )
 
 
-_WITHHOLDING, _NOTHING = 0.5, 0.6
+_WITHHOLDING, _NOTHING = 0.6, 0.7
 """Shares of unusual clinicians who withhold, and of these who give nothing at all."""
 
 
 def unusual_habits(style: Style, share: float, rng: np.random.Generator) -> Style:
     """The same clinicians, but for a share who keep unusual habits all through the stay.
 
-    Half of them aim at pressures far from the usual, with more or less fluid than is usual; half
-    withhold: nothing, or a low dose at most and little fluid, whatever the pressure. So the log
-    shows whole stays of patients over-treated and left alone.
+    Most of them withhold: they give nothing, or a low dose at most and less fluid, whatever the
+    pressure. The others aim at pressures far from the usual, with more or less fluid than is usual.
+    So the log shows whole stays of patients left alone and over-treated.
 
     Args:
         style: n usual clinicians.
@@ -87,6 +87,7 @@ def unusual_habits(style: Style, share: float, rng: np.random.Generator) -> Styl
     unusual, withholds = rng.random(n) < share, rng.random(n) < _WITHHOLDING
     little = np.where(rng.random(n) < _NOTHING, 0, rng.random(n))
     target, liberal = rng.uniform(45, 95, n), 2 * rng.standard_normal(n)
+    flow = rng.uniform(0.5, 4, n)
 
     def kept(usual: Column, odd: Column, withheld: Column) -> Column:
         changed = np.where(unusual, np.where(withholds, withheld, odd), usual)
@@ -97,7 +98,7 @@ def unusual_habits(style: Style, share: float, rng: np.random.Generator) -> Styl
         target=kept(style.target, target, style.target),
         liberal=kept(style.liberal, liberal, np.where(little > 0, -2.0, -12.0)),
         cap=kept(style.cap, style.cap, 0.1 * little),
-        carrier=kept(style.carrier, style.carrier, little * style.carrier),
+        carrier=kept(style.carrier, flow * style.carrier, little * style.carrier),
     )
 
 
