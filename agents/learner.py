@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from agents.network import Network
 from agents.policy import TrainedPolicy, one_hot, training_provenance
-from agents.training import Run, fingerprint, to_tensors, torch_settings
+from agents.training import Run, TrainingConfig, fingerprint, to_tensors, torch_settings
 from sepsis_gym.actions import N_ACTIONS
-from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
 from sepsis_gym.trajectories import Trajectories
 
@@ -23,40 +22,24 @@ _SHAPE = (OBSERVATION_SIZE, N_ACTIONS)
 
 
 @dataclass(frozen=True)
-class OfflineConfig:
-    """What all algorithms need.
+class OfflineConfig(TrainingConfig):
+    """What all algorithms need; a step is a gradient update.
 
     Attributes:
-        n_steps: Gradient updates, at most.
-        batch_size: Transitions per update.
-        learning_rate: Adam step size.
-        hidden_units: Widths of the hidden layers.
-        check_interval: Updates between two looks at the policy: its losses are logged, the state of
-            the training is kept, and it is scored, where there is a score.
-        patience: Looks without a better score before training stops.
-        threads: torch threads while training. More gain little on networks this small, and lose
-            much where cores are shared.
+        patience: Looks without a better score before training stops, where there is a score.
         device: ``cpu`` or ``cuda:0``.
     """
 
     n_steps: int = 6_000
     batch_size: int = 256
     learning_rate: float = 1e-4
-    hidden_units: tuple[int, ...] = (128, 128)
-    check_interval: int = 500
     patience: int = 6
-    threads: int = 1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for name in ("n_steps", "batch_size", "learning_rate", "check_interval", "patience"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.threads <= 0:
-            raise ConfigError(f"threads must be positive, got {self.threads}")
-        if not self.hidden_units or min(self.hidden_units) <= 0:
-            raise ConfigError(f"hidden_units must be positive widths, got {self.hidden_units}")
+        super().__post_init__()
+        self._positive("patience")
 
 
 @dataclass(frozen=True)
@@ -64,23 +47,16 @@ class QLearningConfig(OfflineConfig):
     """What the algorithms need that learn values.
 
     Attributes:
-        gamma: Discount per step.
         target_update_interval: Updates between copies to the target network. A reward needs one
             copy for each step that it travels back, and a stay has 18.
     """
 
-    gamma: float = 0.99
     target_update_interval: int = 200
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        if self.target_update_interval <= 0:
-            raise ConfigError(
-                f"target_update_interval must be positive, got {self.target_update_interval}"
-            )
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"gamma must be from 0 to 1, got {self.gamma}")
+        self._positive("target_update_interval")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from sepsis_gym.errors import ConfigError
 
@@ -91,3 +92,66 @@ class Network:
         if network.shape != shape:
             raise ConfigError(f"{name} maps {network.shape}, expected {shape}")
         return network
+
+
+Memory = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Lstm:
+    """One recurrent layer, as torch's.
+
+    Attributes:
+        inward: [in, 4 h] weights of the input, for the gates i, f, g, o.
+        across: [h, 4 h] weights of the hidden state.
+        bias: [4 h].
+    """
+
+    inward: NDArray[np.float32]
+    across: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def empty(self, n: int) -> Memory:
+        """Hidden and cell state [n, h] of n episodes that begin."""
+        zeros = np.zeros((n, len(self.across)), np.float32)
+        return zeros, zeros
+
+    def __call__(self, inputs: NDArray[np.float32], memory: Memory) -> Memory:
+        """Hidden and cell state after inputs [n, in]; the hidden state is the output."""
+        hidden, cell = memory
+        gates = inputs @ self.inward + hidden @ self.across + self.bias
+        i, f, g, o = np.split(gates, 4, axis=1)
+        cell = expit(f) * cell + expit(i) * np.tanh(g)
+        return expit(o) * np.tanh(cell), cell
+
+    def to_weights(self, name: str) -> dict[str, NDArray[np.float32]]:
+        """The layer as named arrays."""
+        return {f"{name}.{part}": array for part, array in vars(self).items()}
+
+    @classmethod
+    def from_torch(cls, module: Any) -> Self:
+        """The layer of a torch ``LSTM`` of one layer."""
+        parts = (
+            module.weight_ih_l0.T,
+            module.weight_hh_l0.T,
+            module.bias_ih_l0 + module.bias_hh_l0,
+        )
+        arrays = (part.detach().cpu().numpy() for part in parts)
+        return cls(*(np.ascontiguousarray(array) for array in arrays))
+
+    @classmethod
+    def from_weights(cls, weights: Weights, name: str, shape: tuple[int, int]) -> Self:
+        """Inverse of :meth:`to_weights`, for so many inputs and units.
+
+        Raises:
+            ConfigError: There is no such layer, or its shape is another.
+        """
+        n, h = shape
+        arrays = []
+        expected = {"inward": (n, 4 * h), "across": (h, 4 * h), "bias": (4 * h,)}
+        for part, size in expected.items():
+            array = weights.get(f"{name}.{part}")
+            if array is None or array.shape != size or not np.isfinite(array).all():
+                raise ConfigError(f"{name}.{part} must hold {size} finite numbers")
+            arrays.append(array)
+        return cls(*arrays)

@@ -5,7 +5,6 @@ needs neither d3rlpy nor torch. A further algorithm of d3rlpy is a config and a 
 :class:`D3rlpyAgent`; one of another kind, a subclass of :class:`~agents.learner.OfflineAgent`.
 """
 
-import contextlib
 import io
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,6 +22,7 @@ from agents.learner import (
     Transitions,
 )
 from agents.network import Network
+from agents.training import import_gym_quietly
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
@@ -41,7 +41,7 @@ class BcConfig(OfflineConfig):
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        _check_penalty("imitation_penalty", self.imitation_penalty)
+        self._between("imitation_penalty", 0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class BcqConfig(QLearningConfig):
             raise ConfigError(
                 f"action_flexibility must lie between 0 and 1, got {self.action_flexibility}"
             )
-        _check_penalty("imitation_penalty", self.imitation_penalty)
+        self._between("imitation_penalty", 0)
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,7 @@ class CqlConfig(QLearningConfig):
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        _check_penalty("alpha", self.alpha)
-
-
-def _check_penalty(name: str, penalty: float) -> None:
-    if penalty < 0:
-        raise ConfigError(f"{name} must not be negative, got {penalty}")
+        self._between("alpha", 0)
 
 
 class D3rlpyAgent(OfflineAgent):
@@ -110,8 +105,10 @@ class D3rlpyAgent(OfflineAgent):
     def _learner(cls, config: Any, reward_scale: float) -> tuple[Learner, dict[str, str]]:
         d3rlpy = _import_d3rlpy()
         settings = cls._settings(config)
-        for name in ("batch_size", "learning_rate", "gamma", "target_update_interval"):
-            if hasattr(config, name):
+        for name in ("batch_size", "learning_rate"):
+            settings[name] = getattr(config, name)
+        if isinstance(config, QLearningConfig):
+            for name in ("gamma", "target_update_interval"):
                 settings[name] = getattr(config, name)
         encoder = d3rlpy.models.VectorEncoderFactory(list(config.hidden_units))
         made = getattr(d3rlpy.algos, cls._ALGORITHM)(encoder_factory=encoder, **settings)
@@ -225,8 +222,8 @@ class _D3rlpyLearner:
 def _import_d3rlpy() -> ModuleType:
     """Imports d3rlpy without its side effects.
 
-    It loads gym, which prints a notice about its own end, and where there is a GPU it lowers
-    torch's matrix precision and compiles autograd for the whole process.
+    Where there is a GPU it lowers torch's matrix precision and compiles autograd for the whole
+    process.
     """
     try:
         import torch
@@ -234,8 +231,7 @@ def _import_d3rlpy() -> ModuleType:
         gpu = torch.cuda.is_available()
         precision = torch.get_float32_matmul_precision()
         compiled = torch._dynamo.config.compiled_autograd if gpu else False
-        with contextlib.redirect_stderr(io.StringIO()):
-            import gym  # noqa: F401
+        import_gym_quietly()
         import d3rlpy
     except ImportError as error:
         raise ImportError(

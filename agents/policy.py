@@ -180,6 +180,12 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def differing(one: Preprocessing, other: Preprocessing) -> list[str]:
+    """What of the clock, the scales and the dose levels is not the same."""
+    names = [item.name for item in fields(Preprocessing)]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
 def check_preprocessing(agent: Agent, preprocessing: Preprocessing) -> None:
     """Refuses to show an agent observations on another clock, scale or dose grid than its own.
 
@@ -189,11 +195,10 @@ def check_preprocessing(agent: Agent, preprocessing: Preprocessing) -> None:
     own: Preprocessing | None = getattr(agent, "preprocessing", None)
     if own is None:
         return
-    names = [item.name for item in fields(Preprocessing)]
-    differing = [name for name in names if getattr(own, name) != getattr(preprocessing, name)]
-    if differing:
+    names = differing(own, preprocessing)
+    if names:
         raise ConfigError(
-            f"the agent was trained on other data: {', '.join(differing)} differ; "
+            f"the agent was trained on other data: {', '.join(names)} differ; "
             "train it on this cohort, or use the cohort or world model it was trained with"
         )
 

@@ -35,6 +35,10 @@ _BUILT_IN = {
     "cql": ("agents.offline:CqlAgent", "DiscreteCQL by d3rlpy; needs training"),
     "dqn": ("agents.offline:DqnAgent", "DQN by d3rlpy, offline; needs training"),
     "double_dqn": ("agents.offline:DoubleDqnAgent", "double DQN, offline; needs training"),
+    "ppo": ("agents.online:PpoAgent", "PPO by SB3 in a world model; needs training"),
+    "recurrent_ppo": ("agents.online:RecurrentPpoAgent", "PPO with a memory; needs training"),
+    "online_dqn": ("agents.online:OnlineDqnAgent", "DQN in a world model; needs training"),
+    "qrdqn": ("agents.online:QrDqnAgent", "quantile DQN in a world model; needs training"),
     "wd3qne": ("agents.wd3qne:Wd3qneAgent", "DQN with clinicians' expertise; needs training"),
     "teacher": ("agents.llm.teacher:TeacherAgent", "a rule that simulates and refines in words"),
 }

@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from agents.policy import TrainableAgent
 from sepsis_gym.agent import BatchAgent
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.files import whole_folder
 from sepsis_gym.trajectories import Trajectories
 
@@ -19,6 +22,47 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STATE_FOLDER, STATE_FILE, CURVES_FOLDER = ".training", "state.pt", "tensorboard"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What all trainings in torch need; each kind says what its steps are.
+
+    Attributes:
+        n_steps: How long to train, at most.
+        batch_size: Decisions per gradient update.
+        learning_rate: Adam step size.
+        hidden_units: Widths of the hidden layers.
+        gamma: Discount per step.
+        check_interval: Steps between two looks, at which curves are written and the state of the
+            training is kept.
+        threads: torch threads while training. More gain little on networks this small, and lose
+            much where cores are shared.
+    """
+
+    n_steps: int
+    batch_size: int
+    learning_rate: float
+    hidden_units: tuple[int, ...] = (128, 128)
+    gamma: float = 0.99
+    check_interval: int = 500
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        self._positive("n_steps", "batch_size", "learning_rate", "check_interval", "threads")
+        if not self.hidden_units or min(self.hidden_units) <= 0:
+            raise ConfigError(f"hidden_units must be positive widths, got {self.hidden_units}")
+        self._between("gamma", 0, 1)
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def _between(self, name: str, low: float, high: float = math.inf) -> None:
+        if not low <= getattr(self, name) <= high:
+            raise ConfigError(f"{name} must be from {low} to {high}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +157,15 @@ def to_tensors(arrays: Mapping[str, "NDArray[np.float32]"]) -> dict[str, Any]:
     import torch
 
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def import_gym_quietly() -> None:
+    """Loads the old gym, where it is there, without its notice about its own end.
+
+    d3rlpy and Stable-Baselines3 both import it.
+    """
+    with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
+        import gym  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from agents.learner import Arrays, Learner, OfflineAgent, QLearningConfig, Transitions
 from agents.network import Network
 from sepsis_gym.actions import N_ACTIONS
-from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ class Wd3qneConfig(QLearningConfig):
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        if self.head_units <= 0 or self.expert_sofa < 0:
-            raise ConfigError("head_units must be positive, expert_sofa zero or more")
+        self._positive("head_units")
+        self._between("expert_sofa", 0, 24)
 
 
 class Wd3qneAgent(OfflineAgent):
