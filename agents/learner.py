@@ -18,7 +18,6 @@ from sepsis_gym.trajectories import Trajectories
 
 Arrays = dict[str, NDArray[np.float32]]
 _Score = Callable[[Arrays], float]
-_SHAPE = (OBSERVATION_SIZE, N_ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,8 @@ class OfflineAgent(TrainedPolicy):
 
     config: Any
 
+    INPUTS: ClassVar[int] = OBSERVATION_SIZE
+    """Size of an observation."""
     _NETWORKS: ClassVar[tuple[str, ...]] = ("q",)
     """Names of the networks among the weights; the first rates the actions."""
     _SCORED: ClassVar[bool] = True
@@ -139,7 +140,8 @@ class OfflineAgent(TrainedPolicy):
 
     def _build(self) -> None:
         self._networks = {
-            name: Network.from_weights(self.weights, name, _SHAPE) for name in self._NETWORKS
+            name: Network.from_weights(self.weights, name, (self.INPUTS, N_ACTIONS))
+            for name in self._NETWORKS
         }
 
     @classmethod
@@ -167,7 +169,7 @@ class OfflineAgent(TrainedPolicy):
         preprocessing = trajectories.preprocessing
         judge = run.score if cls._SCORED else None
         with torch_settings(config.threads, seed):
-            learner, versions = cls._learner(config, scale)
+            learner, versions = cls.learner(config, scale)
             provenance |= versions
             of = fingerprint(config, provenance | {"scored": judge is not None})
 
@@ -180,7 +182,7 @@ class OfflineAgent(TrainedPolicy):
 
     @classmethod
     @abstractmethod
-    def _learner(cls, config: Any, reward_scale: float) -> tuple[Learner, dict[str, str]]:
+    def learner(cls, config: Any, reward_scale: float) -> tuple[Learner, dict[str, str]]:
         """The algorithm, and versions of libraries for the provenance."""
 
     def _rated(self, observations: NDArray[np.float32]) -> NDArray[np.floating]:

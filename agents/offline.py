@@ -25,7 +25,6 @@ from agents.network import Network
 from agents.training import import_gym_quietly
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError
-from sepsis_gym.patients import OBSERVATION_SIZE
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,8 @@ class D3rlpyAgent(OfflineAgent):
         return {}
 
     @classmethod
-    def _learner(cls, config: Any, reward_scale: float) -> tuple[Learner, dict[str, str]]:
+    def learner(cls, config: Any, reward_scale: float) -> tuple[Learner, dict[str, str]]:
+        """The algorithm, and d3rlpy's version."""
         d3rlpy = _import_d3rlpy()
         settings = cls._settings(config)
         for name in ("batch_size", "learning_rate"):
@@ -113,7 +113,7 @@ class D3rlpyAgent(OfflineAgent):
         encoder = d3rlpy.models.VectorEncoderFactory(list(config.hidden_units))
         made = getattr(d3rlpy.algos, cls._ALGORITHM)(encoder_factory=encoder, **settings)
         algorithm = made.create(device=config.device)
-        algorithm.create_impl((OBSERVATION_SIZE,), N_ACTIONS)
+        algorithm.create_impl((cls.INPUTS,), N_ACTIONS)
         return _D3rlpyLearner(d3rlpy, algorithm, cls._MODULES), {"d3rlpy": d3rlpy.__version__}
 
 

@@ -98,12 +98,9 @@ def train_agent(
         UnknownNameError: There is no such agent, or a split is empty.
         ConfigError: It cannot be trained, or takes another config.
     """
-    found = _agent_class(name)
-    if not hasattr(found, "train"):
-        raise ConfigError(f"agent {name!r} needs no training: use make_agent")
+    trainable = _trainable(name)
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be 0 or more (and fit 63 bits), got {seed}")
-    trainable = cast(type[TrainableAgent], found)
     settings = trainable.config_type() if config is None else config
     if not isinstance(settings, trainable.config_type):
         raise ConfigError(
@@ -112,7 +109,7 @@ def train_agent(
         )
     run = Run(None if out is None else check_target(out), score)
     if "run" in inspect.signature(trainable.train).parameters:
-        resumable = cast(type[ResumableAgent], found)
+        resumable = cast(type[ResumableAgent], trainable)
         agent: SavableAgent = resumable.train(trajectories, settings, seed=seed, run=run)
     else:
         agent = trainable.train(trajectories, settings, seed=seed)
@@ -120,6 +117,16 @@ def train_agent(
         save_agent(agent, out)
         run.finish()
     return agent
+
+
+def config_type(name: str) -> type:
+    """The class of a trainable agent's settings, a dataclass whose fields all have defaults.
+
+    Raises:
+        UnknownNameError: There is no such agent.
+        ConfigError: It cannot be trained.
+    """
+    return _trainable(name).config_type
 
 
 def save_agent(agent: SavableAgent, path: str | os.PathLike[str]) -> None:
@@ -217,6 +224,13 @@ def _known() -> dict[str, tuple[str, str]]:
 def _name_of(agent_class: type) -> str:
     path = f"{agent_class.__module__}:{agent_class.__qualname__}"
     return next((name for name, (known, _) in _known().items() if known == path), path)
+
+
+def _trainable(name: str) -> type[TrainableAgent]:
+    found = _agent_class(name)
+    if not hasattr(found, "train"):
+        raise ConfigError(f"agent {name!r} needs no training: use make_agent")
+    return cast(type[TrainableAgent], found)
 
 
 def _agent_class(name: str) -> type[Agent]:

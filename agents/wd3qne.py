@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from agents.learner import Arrays, Learner, OfflineAgent, QLearningConfig, Transitions
 from agents.network import Network
 from sepsis_gym.actions import N_ACTIONS
-from sepsis_gym.patients import OBSERVATION_SIZE
 
 if TYPE_CHECKING:
     import torch
@@ -55,21 +54,24 @@ class Wd3qneAgent(OfflineAgent):
     _NETWORKS = ("advantage",)  # the value is the same for all actions
 
     @classmethod
-    def _learner(cls, config: Wd3qneConfig, reward_scale: float) -> tuple[Learner, dict[str, str]]:
+    def learner(cls, config: Wd3qneConfig, reward_scale: float) -> tuple[Learner, dict[str, str]]:
+        """The algorithm, and torch's version."""
         try:
             import torch
         except ImportError as error:
             raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error
-        return _Learner(config, reward_scale), {"torch": torch.__version__.partition("+")[0]}
+        return _Learner(config, reward_scale, cls.INPUTS), {
+            "torch": torch.__version__.partition("+")[0]
+        }
 
 
 class _Learner:
-    def __init__(self, config: Wd3qneConfig, reward_scale: float) -> None:
+    def __init__(self, config: Wd3qneConfig, reward_scale: float, inputs: int) -> None:
         import torch
         from torch import nn
 
         self.config, self.reward_scale = config, reward_scale
-        widths = (OBSERVATION_SIZE, *config.hidden_units)
+        widths = (inputs, *config.hidden_units)
         trunk: list[nn.Module] = []
         for before, after in pairwise(widths):
             trunk += [nn.Linear(before, after), nn.ReLU()]

@@ -1,11 +1,15 @@
 """``sepsis-gym agent``: list the agents and train one."""
 
 from pathlib import Path
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.trajectories import Trajectories
 
 app = SubcommandApp()
@@ -23,16 +27,47 @@ def list_agents() -> None:
 
 
 @app.command(name="train")
-def train(name: str, cohort: Path, out: Path, seed: int = 0) -> None:
-    """Trains an agent on a cohort's training split.
+def train(
+    name: Positional[str],
+    cohort: Path,
+    out: Path,
+    settings: Annotated[tuple[str, ...], arg(name="set")] = (),
+    select: bool = True,
+    seed: int = 0,
+) -> None:
+    """Trains an agent on a cohort; run again after an interruption, it goes on.
+
+    Curves for TensorBoard lie in OUT/tensorboard.
 
     Args:
         name: One of ``sepsis-gym agent list``.
         cohort: Folder written by ``sepsis-gym cohort``.
         out: Agent folder to write.
+        settings: Settings other than by default, such as ``--set n_steps=1000 hidden_units=64,64``;
+            ``--set help`` lists the agent's.
+        select: Whether an offline agent that learns values stops by, and keeps the weights of,
+            the best fitted Q evaluation on the validation split.
         seed: Of the training.
     """
     from agents import train_agent
+    from evaluation import EvaluationConfig, validation_value
 
-    train_agent(name, Trajectories.load(cohort), out, seed=seed)
+    config = _config(name, settings)
+    trajectories = Trajectories.load(cohort)
+    score = validation_value(trajectories, gamma=EvaluationConfig().gamma) if select else None
+    train_agent(name, trajectories, out, config=config, seed=seed, score=score)
     print(f"written to {out}")
+
+
+def _config(name: str, settings: tuple[str, ...]) -> Any:
+    """The agent's settings with some changed, checked by their types."""
+    from agents import config_type
+
+    args = ["--help"] if settings == ("help",) else []
+    for setting in () if args else settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting}: expected NAME=VALUE; --set help lists the names")
+        flag = f"--{key.replace('_', '-')}"
+        args += [flag, *value.split(",")] if "," in value else [f"{flag}={value}"]
+    return tyro.cli(config_type(name), args=args, prog=f"agent train {name} --set")

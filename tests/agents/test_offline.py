@@ -117,13 +117,13 @@ def test_saved_agent_is_the_same_and_needs_no_torch(trajectories, name, tmp_path
 @pytest.mark.parametrize("name", BY_D3RLPY)
 def test_numpy_policy_is_d3rlpys(trajectories, name, monkeypatch):
     kept = []
-    make = D3rlpyAgent._learner.__func__
+    make = D3rlpyAgent.learner.__func__
 
     def keep(agent_class, config, reward_scale):
         kept.append(make(agent_class, config, reward_scale))
         return kept[0]
 
-    monkeypatch.setattr(D3rlpyAgent, "_learner", classmethod(keep))
+    monkeypatch.setattr(D3rlpyAgent, "learner", classmethod(keep))
     agent = train_agent(name, trajectories, config=CONFIGS[name](**QUICK))
     observations = trajectories.observations()
     chosen = agent.batch_probabilities(observations).argmax(axis=1)
@@ -183,7 +183,7 @@ def test_provenance_tells_scale_and_losses(trajectories):
 
 def test_wd3qne_values_the_next_state_as_published():
     """Mild patients by the clinician's next action, others by both networks' choices, weighted."""
-    learner = _Learner(Wd3qneConfig(**QUICK), reward_scale=15.0)
+    learner = _Learner(Wd3qneConfig(**QUICK), 15.0, 107)
     with torch.no_grad():
         for weights in learner.target.parameters():
             weights += 0.1 * torch.randn_like(weights)
@@ -206,7 +206,7 @@ def test_wd3qne_values_the_next_state_as_published():
 
 
 def test_wd3qne_acts_as_its_network_does(trajectories):
-    learner, _ = Wd3qneAgent._learner(Wd3qneConfig(**QUICK), 1.0)
+    learner, _ = Wd3qneAgent.learner(Wd3qneConfig(**QUICK), 1.0)
     provenance = {"seed": 0}
     agent = Wd3qneAgent(learner.config, learner.weights(), trajectories.preprocessing, provenance)
     shown = trajectories.observations()
@@ -252,7 +252,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
         )
 
     whole = train(tmp_path / "whole")
-    kind, done = type(type(whole)._learner(config, 1.0)[0]), []
+    kind, done = type(type(whole).learner(config, 1.0)[0]), []
     original = kind.update
 
     def stop_in_the_second_stretch(self, batch):

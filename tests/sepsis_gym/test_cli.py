@@ -83,12 +83,39 @@ def test_unknown_world_model_agent_and_cohort(capsys, tmp_path):
     evaluate = ("evaluate", "--cohort", SAMPLE_COHORT, "--out", out)
     assert "no world model 'nowhere'" in fails(capsys, *evaluate, "--world-model", "nowhere")
     assert "no agent 'doctor'" in fails(capsys, *evaluate, "--agents", "doctor")
-    training = ("agent", "train", "--cohort", SAMPLE_COHORT, "--out", out, "--name")
-    assert "no agent 'doctor'" in fails(capsys, *training, "doctor")
-    assert "needs no training" in fails(capsys, *training, "random")
+    training = ("--cohort", SAMPLE_COHORT, "--out", out)
+    assert "no agent 'doctor'" in fails(capsys, "agent", "train", "doctor", *training)
+    assert "needs no training" in fails(capsys, "agent", "train", "random", *training)
     missing = ("world-model", "train", "--cohort", tmp_path / "nothing", "--out", out)
     assert "manifest.json: no such file" in fails(capsys, *missing)
     assert not out.exists()
+
+
+def test_settings_of_an_agent(capsys, tmp_path):
+    """They reach its config, are checked, and the validation split chooses unless told not to."""
+    out, training = tmp_path / "cql", ("agent", "train", "cql", "--cohort", SAMPLE_COHORT, "--out")
+    told = ("--set", "n_steps=40", "check_interval=20", "hidden_units=8,8", "learning_rate=1e-3")
+    main([str(arg) for arg in (*training, out, *told)])
+    description = json.loads((out / "agent.json").read_text())
+    assert description["config"]["hidden_units"] == [8, 8]
+    assert description["config"]["learning_rate"] == 1e-3
+    assert description["provenance"]["updates"] == 40
+    assert description["provenance"]["best_update"] in (20, 40)
+    main([str(arg) for arg in (*training, tmp_path / "last", "--no-select", *told)])
+    assert "best_update" not in (tmp_path / "last" / "agent.json").read_text()
+    assert "n_steps: expected NAME=VALUE" in fails(capsys, *training, out, "--set", "n_steps")
+    for wrong, message in (
+        ("n_steps=0", "n_steps must be positive"),
+        ("steps=1", "Unrecognized options"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(arg) for arg in (*training, out, "--set", wrong)])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in (*training, out, "--set", "help")])
+    assert stopped.value.code == 0
+    assert "--alpha" in capsys.readouterr().out
 
 
 def test_an_output_that_is_a_file_and_a_clock_that_is_none(capsys, tmp_path):
@@ -96,7 +123,7 @@ def test_an_output_that_is_a_file_and_a_clock_that_is_none(capsys, tmp_path):
     taken.write_text("mine")
     synthetic = ("cohort", "synthetic", "--patients", "20", "--out")
     assert "taken" in fails(capsys, *synthetic, taken)
-    training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT, "--out", taken)
+    training = ("agent", "train", "clinician", "--cohort", SAMPLE_COHORT, "--out", taken)
     assert "taken: is a file; name a folder" in fails(capsys, *training)
     assert taken.read_text() == "mine"
     with pytest.raises(SystemExit) as stopped:
@@ -108,7 +135,7 @@ def test_an_output_that_is_a_file_and_a_clock_that_is_none(capsys, tmp_path):
 def test_settings_that_cannot_be_end_in_one_line_before_any_work(capsys, tables, tmp_path):
     out = tmp_path / "out"
     assert "seed" in fails(capsys, "cohort", "synthetic", "--out", out, "--seed", "-1")
-    training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT, "--out", out)
+    training = ("agent", "train", "clinician", "--cohort", SAMPLE_COHORT, "--out", out)
     assert "seed" in fails(capsys, *training, "--seed", "-1")
     mimic = ("cohort", "mimic", "--mimic-dir", tables, "--out", out)
     assert "memory_limit 1KB is too little" in fails(capsys, *mimic, "--memory-limit", "1KB")
@@ -131,7 +158,7 @@ def test_a_target_that_cannot_be_is_told_before_the_training(capsys, tmp_path, m
     taken = tmp_path / "taken"
     taken.write_text("mine")
     monkeypatch.setattr("agents.clinician.ClinicianAgent.train", None)  # never reached
-    training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT, "--out", taken)
+    training = ("agent", "train", "clinician", "--cohort", SAMPLE_COHORT, "--out", taken)
     assert "taken: is a file" in fails(capsys, *training)
 
 
@@ -144,7 +171,7 @@ def test_a_language_model_needs_an_endpoint_and_a_name(capsys, tmp_path):
 def test_agents_of_another_cohort_are_refused(capsys, tables, tmp_path):
     main(["cohort", "mimic", "--mimic-dir", str(tables), "--out", str(tmp_path / "cohort")])
     capsys.readouterr()
-    name = ("agent", "train", "--name", "clinician", "--cohort", tmp_path / "cohort")
+    name = ("agent", "train", "clinician", "--cohort", tmp_path / "cohort")
     main([str(arg) for arg in (*name, "--out", tmp_path / "agent")])
     told = fails(
         capsys,
@@ -196,7 +223,7 @@ def test_what_a_language_model_knows_stands_beside_the_world_model(
 def test_an_evaluation_that_was_killed_goes_on_and_ends_alike(capsys, tmp_path, monkeypatch):
     agents = tmp_path / "agents"
     for seed in ("0", "1"):
-        training = ("agent", "train", "--name", "clinician", "--cohort", SAMPLE_COHORT)
+        training = ("agent", "train", "clinician", "--cohort", SAMPLE_COHORT)
         where = ("--out", agents / "clinician" / f"seed-{seed}", "--seed", seed)
         main([str(arg) for arg in (*training, *where)])
     quick = ("--resamples", "20", "--refits", "2", "--world-model", "None", "--truth-patients", "8")
