@@ -162,7 +162,7 @@ class OnlineAgent(StoredPolicy):
             ImportError: Stable-Baselines3 is not installed.
             ConfigError: The world model was made for other data, or training diverged.
         """
-        env = _opened(config, trajectories.preprocessing)
+        env = opened(config, trajectories.preprocessing)
         provenance = training_provenance(trajectories, seed) | _versions()
         with torch_settings(config.threads, seed), _global_streams():
             algorithm = cls._algorithm(config, env)
@@ -292,7 +292,7 @@ class QrDqnAgent(OnlineDqnAgent):
         return Network((*layers, mean)).to_weights("q")
 
 
-def _opened(config: OnlineConfig, preprocessing: Preprocessing) -> Any:
+def opened(config: OnlineConfig, preprocessing: Preprocessing) -> Any:
     """The patients to learn on, rewards divided by what an outcome pays."""
     import_gym_quietly()
     from sepsis_gym.envs.sb3 import SB3VecEnv

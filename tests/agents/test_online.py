@@ -58,7 +58,7 @@ def rigged(toy_model, monkeypatch):
         vector = SepsisVectorEnv(config.num_envs, toy_model, autoreset_mode="SameStep")
         return SB3VecEnv(Rigged(vector))
 
-    monkeypatch.setattr("agents.online._opened", opened)
+    monkeypatch.setattr("agents.online.opened", opened)
 
 
 def asked(agent, observations):
