@@ -46,7 +46,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What-if predictions for k treatments from one present state.
+    """What-if predictions for k treatments, from one present state or from one each.
 
     Attributes:
         fluid_ml: [k] the fluid asked about, mL per step.
@@ -102,7 +102,10 @@ class TransitionModel(Protocol):
         fluid_ml: NDArray[np.floating],
         norepinephrine_equivalent: NDArray[np.floating],
     ) -> Simulation:
-        """Predicts the step of one patient (n = 1) under each of k doses, drawing nothing."""
+        """Predicts the step of one patient under each of k doses, or of k under one dose each.
+
+        Nothing is drawn. Patients without a memory are taken as they are shown.
+        """
         ...
 
     def follow(self, patients: Patients, following: Patients) -> Patients:

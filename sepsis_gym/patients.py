@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.features import HIGH, LOW, N_FEATURES, STATIC_NAMES
-from sepsis_gym.preprocessing import Preprocessing
+from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.sofa import state_sofa
 
 _N_MASKS = N_FEATURES - 1
@@ -28,6 +28,7 @@ OBSERVATION_SIZE = OBSERVATION_SLICES["time"].stop
 _VENTILATED_AT = OBSERVATION_SLICES["ventilated"].start
 _ONE_HOT = np.eye(N_ACTIONS, dtype=np.float32)
 _LARGEST_STATIC_Z = 20.0
+_SAME_Z = 1e-5
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,10 @@ class Patients:
             taken.note(preprocessing, **{name: array[index] for name, array in found.items()})
         return taken
 
+    def asked(self, k: int) -> Self:
+        """Copies: one patient k times, or these patients if there are k."""
+        return self.take(np.arange(k) if len(self) == k else np.zeros(k, np.int64))
+
     def moved(
         self,
         values: NDArray[np.float32],
@@ -227,6 +232,38 @@ def _all_but_action(patients: Patients, preprocessing: Preprocessing) -> NDArray
     observation[:, _VENTILATED_AT] = patients.ventilated
     observation[:, -1] = patients.step / preprocessing.max_steps
     return observation
+
+
+def decode_observation(observations: NDArray[np.float32], preprocessing: Preprocessing) -> Patients:
+    """The patients that observations [n, 107] tell of: :func:`encode_observation` undone.
+
+    What is not shown is taken to be the nearest: a value carried forward is one step old, a value
+    equal to its fill value was never measured, urine, of which no mask is shown, is of this step,
+    and a dose is the one that its level stands for.
+    """
+    at, n = OBSERVATION_SLICES, len(observations)
+    shown = observations[:, at["features"]]
+    filled = (
+        np.abs(shown - preprocessing.standardize(np.array(preprocessing.fill, np.float32)))
+        < _SAME_Z
+    )
+    age = np.where(filled, NEVER, 1).astype(np.int16)
+    now = np.hstack([observations[:, at["measured"]] > 0, ~filled[:, _N_MASKS:]])
+    age[now] = 0
+    mean, scale = (
+        np.array(x, np.float32) for x in (preprocessing.static_mean, preprocessing.static_scale)
+    )
+    given = preprocessing.action_bins.doses(observations[:, at["previous_action"]].argmax(1))
+    return Patients(
+        values=preprocessing.restore(shown),
+        age=age,
+        ventilated=observations[:, _VENTILATED_AT] > 0,
+        static=observations[:, at["static"]] * scale + mean,
+        previous_fluid_ml=given[0],
+        previous_norepinephrine_equivalent=given[1],
+        step=np.rint(observations[:, -1] * preprocessing.max_steps).astype(np.int64),
+        memory=np.zeros((n, 0), np.float32),
+    )
 
 
 def observation_space(preprocessing: Preprocessing) -> spaces.Box:

@@ -125,7 +125,7 @@ class MechanisticModel:
         ``spread`` is the error of the instruments around it, and ``ventilated`` the present tube.
         """
         k, hours = len(fluid_ml), self.preprocessing.step_hours
-        asked = patients.take(np.zeros(k, np.int64))
+        asked = patients.asked(k)
         fluid, dose = _float32(fluid_ml), _float32(norepinephrine_equivalent)
         beds = _beds(asked)
         expected = foresee(beds, self._hour(asked), hours, self._drip(fluid), dose)

@@ -225,7 +225,7 @@ class ClinicalWorldModel:
         norepinephrine_equivalent: NDArray[np.floating],
     ) -> Simulation:
         """Predicts the step of one patient under each of k doses, averaged over the members."""
-        asked = patients.take(np.zeros(len(fluid_ml), np.int64))
+        asked = patients.asked(len(fluid_ml))
         expected = self.predict(asked, fluid_ml, norepinephrine_equivalent)
         mean, margin, end = expected["mean"], expected["scale"] * _Z_90, expected["end"]
         values = self.preprocessing.restore(mean)

@@ -1,0 +1,145 @@
+"""Planning in a world model: every choice is tried there before one is made."""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.guideline import GuidelineAgent
+from agents.policy import AgentRecord, BatchPolicy, one_hot
+from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
+from sepsis_gym.dynamics import Simulation, TransitionModel
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.features import FEATURE_INDEX
+from sepsis_gym.patients import Patients, decode_observation, encode_observation
+from sepsis_gym.registration import ModelLike, resolve_model
+from sepsis_gym.reward import RewardConfig, step_reward
+
+_AT_ONCE = 1024
+_LACTATE = FEATURE_INDEX["lactate"]
+_Floats = NDArray[np.float64]
+
+
+class PlanningAgent(BatchPolicy):
+    """Takes the action after which the world model expects most, the guideline followed thereafter.
+
+    Expected are the published reward of each step and that of the outcome, by the predicted 90-day
+    risk when the look ahead ends, less a charge for the model's doubt. The model takes each
+    observation as a patient's first, so that many patients can be asked about at once.
+
+    Source: Tesauro & Galperin 1996 (rollouts of a base policy, here of the model's expected
+        course); the charge is that of Yu et al. 2020 (MOPO).
+    """
+
+    def __init__(
+        self,
+        model: ModelLike = "default",
+        *,
+        horizon: int = 3,
+        reach: int = 1,
+        penalty: float = 20.0,
+    ) -> None:
+        """Opens the world model, whose scales and dose levels the observations must have.
+
+        Args:
+            model: The world model, its name or its folder.
+            horizon: Steps it looks ahead.
+            reach: Levels of either drug by which it may differ from the guideline; 4 allows all.
+            penalty: Charged per unit of the ensemble's disagreement.
+
+        Raises:
+            ConfigError: A setting is outside what it may be.
+        """
+        super().__init__()
+        if horizon < 1 or not 0 <= reach < N_LEVELS or penalty < 0:
+            raise ConfigError(
+                "horizon must be 1 or more, reach 0 to 4, penalty 0 or more; got "
+                f"{horizon}, {reach}, {penalty}"
+            )
+        self.model: TransitionModel = resolve_model(model)
+        self.preprocessing = self._scales = self.model.preprocessing
+        self._guideline = GuidelineAgent(self._scales)
+        self._settings = {"horizon": horizon, "reach": reach, "penalty": penalty}
+        self._name = model
+        self.horizon, self.reach, self.penalty = horizon, reach, penalty
+
+    def batch_probabilities(self, observations: NDArray[np.float32]) -> _Floats:
+        """One-hot action probabilities [n, 25] of observations [n, 107]."""
+        starts = range(0, len(observations), _AT_ONCE)
+        chosen = [self._choose(observations[at : at + _AT_ONCE]) for at in starts]
+        return one_hot(np.concatenate(chosen)) if chosen else np.zeros((0, N_ACTIONS))
+
+    def _choose(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
+        of_all = np.stack(decode_action(np.arange(N_ACTIONS)), axis=1)
+        usual = of_all[self._guideline.choose(observations)]
+        within = np.abs(of_all[None] - usual[:, None]).max(-1) <= self.reach
+        row, action = np.nonzero(within)
+        patients = decode_observation(observations, self._scales).take(row)
+        value = np.full(within.shape, -np.inf)
+        value[row, action] = self._value(patients, action)
+        return value.argmax(1)
+
+    def _value(self, patients: Patients, action: NDArray[np.int64]) -> _Floats:
+        """[k] expected return of an action each, and of the guideline for the steps after it."""
+        reward, scales = RewardConfig(), self._scales
+        total, here = np.zeros(len(patients)), np.ones(len(patients))
+        for ahead in range(self.horizon):
+            if ahead:
+                action = self._guideline.choose(encode_observation(patients, scales))
+            seen = self.model.simulate(patients, *scales.action_bins.doses(action))
+            over = patients.step + 1 >= scales.max_steps
+            ends = np.where(over, 1.0, seen.died + seen.discharged)
+            total += here * ((1 - ends) * self._within(patients, seen, reward))
+            judged = over | (ahead == self.horizon - 1)
+            dead = np.where(judged, seen.mortality_90d, _dead_of_ended(seen))
+            total += here * np.where(judged, 1.0, ends) * reward.survived
+            total += here * dead * (reward.died - reward.survived)
+            total -= here * self.penalty * seen.epistemic
+            here = here * (1 - ends)
+            patients = _moved(patients, seen)
+        return total
+
+    def _within(self, patients: Patients, seen: Simulation, reward: RewardConfig) -> _Floats:
+        """[k] reward of the step for those who stay."""
+        known = patients.known(self._scales)[:, _LACTATE]
+        goes_on = np.zeros(len(patients), bool)
+        lactate = np.where(known, patients.values[:, _LACTATE], np.nan)
+        before, after = patients.sofa(self._scales), seen.sofa
+        after_lactate = seen.values[:, _LACTATE]
+        return step_reward(before, after, lactate, after_lactate, goes_on, goes_on, reward)
+
+    def to_record(self) -> AgentRecord:
+        """What is stored: the world model by its name or folder."""
+        return AgentRecord({"model": str(self._name), **self._settings})
+
+    @classmethod
+    def from_record(cls, record: AgentRecord) -> Self:
+        """The agent that was stored."""
+        return cls(**record.config)
+
+
+def _dead_of_ended(seen: Simulation) -> _Floats:
+    """[k] probability that the stay ends in the step and the patient is dead by day 90."""
+    later = (seen.mortality_90d - seen.died) / np.maximum(1 - seen.died, 1e-6)
+    return np.asarray(seen.died + seen.discharged * np.clip(later, 0, 1), np.float64)
+
+
+def _moved(patients: Patients, seen: Simulation) -> Patients:
+    """The patients as the model expects them to be; what is not known stays so."""
+    return patients.moved(
+        seen.values,
+        patients.age,
+        seen.ventilated > 0.5,
+        seen.fluid_ml,
+        seen.norepinephrine_equivalent,
+        patients.memory,
+    )
+
+
+class GreedyAgent(PlanningAgent):
+    """Looks one step ahead, at all 25 actions."""
+
+    def __init__(self, model: ModelLike = "default", *, penalty: float = 20.0) -> None:
+        """See :class:`PlanningAgent`."""
+        super().__init__(model, horizon=1, reach=N_LEVELS - 1, penalty=penalty)
+        self._settings = {"penalty": penalty}

@@ -1,0 +1,93 @@
+"""Planning in a world model whose best action is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agents import load_agent, make_agent, save_agent
+from agents.guideline import GuidelineAgent
+from agents.planner import GreedyAgent, PlanningAgent
+from sepsis_gym.actions import N_ACTIONS, decode_action
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.patients import encode_observation
+
+
+class Preferring:
+    """A world model in which one dose of norepinephrine is best and the others cost 90-day risk."""
+
+    def __init__(self, toy, best, doubted=None):
+        self.toy, self.preprocessing = toy, toy.preprocessing
+        self.best, self.doubted = best, doubted
+
+    def simulate(self, patients, fluid_ml, norepinephrine_equivalent):
+        bins = self.preprocessing.action_bins
+        action = bins.action(fluid_ml, norepinephrine_equivalent)
+        one = self.toy.simulate(patients.take(np.zeros(1, np.int64)), fluid_ml[:1], fluid_ml[:1])
+        k = len(fluid_ml)
+        nobody = np.zeros(k, np.float32)
+        return replace(
+            one,
+            fluid_ml=fluid_ml,
+            norepinephrine_equivalent=norepinephrine_equivalent,
+            values=patients.values,
+            ventilated=nobody,
+            sofa=patients.sofa(self.preprocessing),
+            died=nobody,
+            discharged=nobody,
+            mortality_90d=np.where(action == self.best, 0.1, 0.4).astype(np.float32),
+            epistemic=(action == self.doubted).astype(np.float32),
+        )
+
+
+@pytest.fixture
+def seen(toy_model):
+    patients = toy_model.start(40, np.random.default_rng(0))
+    return encode_observation(patients, toy_model.preprocessing)
+
+
+def test_the_greedy_agent_takes_what_the_model_holds_best_unless_in_doubt(toy_model, seen):
+    for best in (0, 13, 24):
+        agent = GreedyAgent(Preferring(toy_model, best))
+        assert np.all(agent.batch_probabilities(seen).argmax(1) == best)
+    doubting = GreedyAgent(Preferring(toy_model, 13, doubted=13), penalty=20.0)
+    assert not np.any(doubting.batch_probabilities(seen)[:, 13])
+    reckless = GreedyAgent(Preferring(toy_model, 13, doubted=13), penalty=0.0)
+    assert np.all(reckless.batch_probabilities(seen)[:, 13])
+
+
+def test_looking_ahead_stays_near_the_guideline(toy_model, seen):
+    usual = np.stack(decode_action(GuidelineAgent(toy_model.preprocessing).choose(seen)))
+    agent = PlanningAgent(Preferring(toy_model, N_ACTIONS - 1), horizon=2, reach=1)
+    chosen = np.stack(decode_action(agent.batch_probabilities(seen).argmax(1)))
+    assert np.abs(chosen - usual).max() <= 1
+    held = PlanningAgent(Preferring(toy_model, N_ACTIONS - 1), reach=0)
+    assert np.array_equal(np.stack(decode_action(held.batch_probabilities(seen).argmax(1))), usual)
+
+
+def test_planners_plan_in_the_shipped_model_whatever_the_batch_and_survive_the_disk(tmp_path):
+    for name in ("greedy", "lookahead"):
+        agent = make_agent(name)
+        patients = agent.model.start(30, np.random.default_rng(1))
+        seen = encode_observation(patients, agent.preprocessing)
+        chosen = agent.batch_probabilities(seen)
+        assert len(np.unique(chosen.argmax(1))) > 2
+        assert np.array_equal(agent.action_probabilities(seen[4], {}), chosen[4])
+        save_agent(agent, tmp_path / name)
+        again = load_agent(tmp_path / name)
+        assert np.array_equal(again.batch_probabilities(seen), chosen)
+    with pytest.raises(ConfigError, match="horizon must be 1"):
+        make_agent("lookahead", horizon=0)
+
+
+def test_many_patients_under_a_dose_each_are_what_each_would_be_alone():
+    agent = make_agent("greedy")
+    model, scales = agent.model, agent.preprocessing
+    patients = model.start(5, np.random.default_rng(2))
+    doses = scales.action_bins.doses(np.array([0, 6, 12, 18, 24]))
+    together = model.simulate(patients, *doses)
+    for i in range(5):
+        one = patients.take(np.array([i]))
+        alone = model.simulate(one, *(dose[i : i + 1] for dose in doses))
+        assert np.allclose(alone.values, together.values[i : i + 1], atol=1e-4)
+        assert np.allclose(alone.mortality_90d, together.mortality_90d[i], atol=1e-5)
