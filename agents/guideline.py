@@ -59,9 +59,13 @@ class GuidelineAgent(BatchPolicy):
     A function of the observation alone, which it reads in clinical units; doses become the levels
     they fall into on the cohort's own grid. Values that are not known are shown as medians, which
     call for nothing.
+
+    Attributes:
+        seeded: Every seed gives the same agent.
     """
 
     config_type: ClassVar[type] = GuidelineConfig
+    seeded: ClassVar[bool] = False
 
     def __init__(self, preprocessing: Preprocessing, config: GuidelineConfig | None = None) -> None:
         """Takes the scales and dose levels of the observations it will see."""
@@ -71,7 +75,7 @@ class GuidelineAgent(BatchPolicy):
 
     @classmethod
     def train(cls, trajectories: Trajectories, config: GuidelineConfig, *, seed: int = 0) -> Self:
-        """Learns nothing but scales and dose levels, so every seed gives the same agent."""
+        """Learns nothing but scales and dose levels."""
         return cls(trajectories.preprocessing, config)
 
     def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,10 +4,13 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from safetensors import SafetensorError
@@ -56,7 +59,7 @@ def make_agent(name: str, **settings: Any) -> Agent:
     """Makes an agent that needs no training.
 
     Args:
-        name: One of :func:`available_agents`, or ``package.module:Class``.
+        name: One of :func:`available_agents`, ``package.module:Class`` or ``FILE.py:Class``.
         settings: What the class takes.
 
     Raises:
@@ -71,6 +74,25 @@ def make_agent(name: str, **settings: Any) -> Agent:
     except TypeError as error:
         raise ConfigError(f"agent {name!r}: {error}") from error
     return found(**settings)
+
+
+def needs_training(name: str) -> bool:
+    """Whether this agent comes from :func:`train_agent`, not from :func:`make_agent`.
+
+    Raises:
+        UnknownNameError: There is no such agent.
+    """
+    return hasattr(_agent_class(name), "train")
+
+
+def is_seeded(name: str) -> bool:
+    """Whether trainings with different seeds give different agents; if it says nothing, yes."""
+    return needs_training(name) and bool(getattr(_agent_class(name), "seeded", True))
+
+
+def takes_world_model(name: str) -> bool:
+    """Whether :func:`make_agent` takes ``model``, the world model that the agent plans in."""
+    return "model" in inspect.signature(_agent_class(name)).parameters
 
 
 def train_agent(
@@ -88,7 +110,7 @@ def train_agent(
     call is made again after an interruption, and write curves to ``out/tensorboard``.
 
     Args:
-        name: One of :func:`available_agents`, or ``package.module:Class``.
+        name: One of :func:`available_agents`, ``package.module:Class`` or ``FILE.py:Class``.
         trajectories: The whole cohort.
         out: Folder to save the agent in; nothing is written if not given.
         config: The agent's ``config_type``; its defaults if None.
@@ -239,15 +261,34 @@ def _trainable(name: str) -> type[TrainableAgent]:
 def _agent_class(name: str) -> type[Agent]:
     known = _known()
     path = known[name][0] if name in known else name
-    module, separator, attribute = path.partition(":")
+    module, separator, attribute = path.rpartition(":")
     if not separator:
         raise UnknownNameError(
-            f"no agent {name!r}; there are {', '.join(known)}, or give package.module:Class"
+            f"no agent {name!r}; there are {', '.join(known)}, "
+            "or give package.module:Class or FILE.py:Class"
         )
     try:
-        found = getattr(import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+        found = getattr(
+            _module_of_file(module) if module.endswith(".py") else import_module(module), attribute
+        )
+    except (ModuleNotFoundError, FileNotFoundError, AttributeError) as error:
         raise UnknownNameError(f"agent {name!r} cannot be found: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Agent)):
         raise ConfigError(f"agent {name!r}: {path} lacks reset, act or action_probabilities")
     return found
+
+
+def _module_of_file(file: str) -> ModuleType:
+    """The file's module, called by its path, so that its agents are found again by name."""
+    path = str(Path(file).resolve())
+    if path not in sys.modules:
+        spec = spec_from_file_location(path, path)
+        if spec is None or spec.loader is None:
+            raise FileNotFoundError(path)
+        module = sys.modules[path] = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[path]
+            raise
+    return sys.modules[path]

@@ -159,7 +159,7 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a number that does not exist is None, with a reason beside it."""
-        return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **_plain(self)}
+        return {"format_version": FORMAT_VERSION, "disclaimer": DISCLAIMER, **plain_json(self)}
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Results":
@@ -282,7 +282,9 @@ class Results:
 
     def _csv(self) -> str:
         # One line per policy has no room for a grid; results.json has it.
-        flat = [flatten(_plain(replace(row, sensitivity=(), provenance={}))) for row in self.rows]
+        flat = [
+            flatten(plain_json(replace(row, sensitivity=(), provenance={}))) for row in self.rows
+        ]
         out = io.StringIO()
         columns = list(dict.fromkeys(name for entry in flat for name in entry))
         writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -298,21 +300,21 @@ def _interval(estimate: Estimate | RolloutValue | Measured | None) -> str:
     return f"{value:#.3g}\n[{estimate.low:#.3g}, {estimate.high:#.3g}]"
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """JSON types; floats are rounded so that the last bits of a sum cannot change a file."""
     if is_dataclass(value) and not isinstance(value, type):
-        plain = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        plain = {item.name: plain_json(getattr(value, item.name)) for item in fields(value)}
         if isinstance(value, Rate):
-            plain["rate"] = _plain(value.rate)
+            plain["rate"] = plain_json(value.rate)
             if plain["rate"] is None:
                 plain["reason"] = "no eligible step"
         if isinstance(value, Estimate | Sensitivity) and plain["value"] is None:
             plain["reason"] = "no logged stay supports the policy"
         return plain
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(f"{value:.{_SIGNIFICANT_DIGITS}g}") if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value

@@ -21,7 +21,8 @@ class OverSeeds:
 
     Attributes:
         group: The agent.
-        measure: What is summed up: an estimator, ``adherence`` or ``truth``.
+        measure: What is summed up: an estimator, ``adherence``, ``world_model`` (the return there),
+            ``truth`` (the true value) or ``true_survival``.
         value: Interquartile mean.
         low: Lower end of the bootstrap interval over seeds; it knows nothing of the stays.
         high: Upper end.
@@ -60,7 +61,7 @@ def interquartile_mean(values: Floats, *, confidence: float) -> tuple[float, flo
 
 
 def over_seeds(rows: Sequence["Row"], *, confidence: float) -> tuple[OverSeeds, ...]:
-    """Sums up each estimator, adherence and the true value of agents with two seeds or more.
+    """Sums up each estimator, adherence and what simulations say of agents with two seeds or more.
 
     Args:
         rows: Of an evaluation; the seeds of one agent are called ``agent/...``.
@@ -81,6 +82,11 @@ def over_seeds(rows: Sequence["Row"], *, confidence: float) -> tuple[OverSeeds, 
         measures["adherence"] = [row.safety.adherence for row in members]
         if all(row.truth for row in members):
             measures["truth"] = [row.truth.value.value for row in members if row.truth]
+            measures["true_survival"] = [r.truth.survival.value for r in members if r.truth]
+        if all(row.world_model_return for row in members):
+            measures["world_model"] = [
+                row.world_model_return.mean for row in members if row.world_model_return
+            ]
         for measure, values in measures.items():
             mean, low, high = interquartile_mean(np.array(values), confidence=confidence)
             summed.append(OverSeeds(group, measure, mean, low, high, len(members)))

@@ -1,4 +1,4 @@
-"""``sepsis-gym benchmark``: how fast the environments are, beside what they should be."""
+"""``sepsis-gym benchmark``: how good agents are, how fast the environments are."""
 
 import subprocess
 import sys
@@ -19,12 +19,14 @@ from tqdm import tqdm
 from tyro.extras import SubcommandApp
 
 from sepsis_gym.actions import N_ACTIONS
+from sepsis_gym.cli.benchmark_agents import benchmark_agents
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.patients import OBSERVATION_SIZE
 from world_models import load_world_model
 
 app = SubcommandApp()
+app.command(name="agents")(benchmark_agents)
 
 _WM, _PHYSIO, _PEER = "SepsisWM-v0", "SepsisPhysio-v0", "Sepsis/ICU-Sepsis-v2"
 _PUBLISHED = "the published way"

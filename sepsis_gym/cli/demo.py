@@ -71,6 +71,7 @@ def demo(
         llm=llm,
         config=EvaluationConfig(seed=seed),
     )
+    results.save(out / "results")
     print(results.to_text())
     console.rule("5  report")
     page = write_report(results, out / "report")

@@ -113,6 +113,7 @@ def evaluate(
         config=config,
         known=Propensities.read(cohort) if propensities else None,
     )
+    results.save(out)
     print(results.to_text())
     print(f"written to {out}; as a page: sepsis-gym report {out}")
 
@@ -145,33 +146,38 @@ def score(
     *,
     model: ClinicalWorldModel | None,
     truth_patients: int,
-    llm: LLMConfig,
     config: EvaluationConfig,
     known: Propensities | None = None,
+    llm: LLMConfig | None = None,
+    company: bool = True,
 ) -> Results:
-    """Scores the agents and the rows every table needs, and saves the results.
+    """Scores the agents and the rows every table needs.
 
     Args:
         trajectories: The cohort.
         agents: By name.
-        out: Folder to write.
+        out: Folder whose ``rows`` keeps what is scored.
         model: World model to simulate with.
         truth_patients: See :func:`evaluate`.
-        llm: Where a language model is served, if one is to be scored.
         config: Settings.
         known: See :class:`evaluation.evaluate.Evaluation`.
+        llm: Where a language model is served, if one is to be scored.
+        company: Whether to add the rows every table needs.
     """
     from agents import train_agent
     from agents.policy import check_preprocessing
 
+    llm = llm or LLMConfig()
     asked = llm != LLMConfig(retry_failed=llm.retry_failed)
     backend = open_backend(trajectories.manifest.credentialed, llm) if asked else None
     check_target(out)
-    if "clinician" not in agents:
-        agents = {"clinician": train_agent("clinician", trajectories), **agents}
-    agents = {**agents, **_baselines(agents)}
+    imitations = [a for name, a in agents.items() if name.partition("/")[0] == "clinician"]
+    if company and not imitations:
+        imitations = [train_agent("clinician", trajectories)]
+        agents = {"clinician": imitations[0], **agents}
+    agents = {**agents, **(_baselines(agents) if company else {})}
     if backend is not None:
-        agents["llm"] = llm_agent(backend, trajectories.preprocessing, agents["clinician"], llm)
+        agents["llm"] = llm_agent(backend, trajectories.preprocessing, imitations[0], llm)
     for agent in agents.values():
         check_preprocessing(agent, trajectories.preprocessing)
     env = None
@@ -179,7 +185,7 @@ def score(
         env = SepsisVectorEnv(_ROLLOUT_ENVS, model)
     if model is not None:
         _tell_support(agents, model, trajectories)
-    results = score_one_by_one(
+    return score_one_by_one(
         agents,
         trajectories,
         out,
@@ -190,8 +196,6 @@ def score(
         retry_failed=llm.retry_failed,
         known=known,
     )
-    results.save(out)
-    return results
 
 
 def _baselines(taken: dict[str, Agent]) -> dict[str, Agent]:

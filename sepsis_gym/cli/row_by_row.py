@@ -61,7 +61,7 @@ def score_one_by_one(
     shared = {
         "cohort": trajectories.content_hash,
         "config": asdict(config),
-        "world_model": _digest_of(model),
+        "world_model": model_digest(model),
         "truth_patients": truth_patients,
         "propensities": known and known.digest,
         "code": _digest_of_code(),
@@ -132,7 +132,8 @@ def _agent_digest(agent: Agent, provenance: Mapping[str, Any]) -> str | None:
     return json.dumps(provenance, sort_keys=True) if provenance else None
 
 
-def _digest_of(model: ClinicalWorldModel | None) -> str | None:
+def model_digest(model: ClinicalWorldModel | None) -> str | None:
+    """SHA-256 of what a world model computes with."""
     if model is None:
         return None
     digest = hashlib.sha256()
