@@ -19,7 +19,7 @@ from sepsis_gym.cohort.describe_render import to_text, write_description
 from sepsis_gym.cohort.mimic import MimicConfig, build_mimic
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.files import check_target, whole_folder
-from sepsis_gym.trajectories import SPLITS, Trajectories
+from sepsis_gym.trajectories import SPLITS, Split, Trajectories
 from world_models.physiology import ACTION_HOURS, ClinicianConfig
 
 if TYPE_CHECKING:
@@ -120,6 +120,45 @@ def describe_cohort(cohort: Path, out: Path | None = None) -> None:
     console.print(Text(to_text(description, width=console.width)), end="", soft_wrap=True)
     if out is not None:
         console.print(f"written to {out}", soft_wrap=True)
+
+
+@app.command(name="minari")
+def minari(
+    cohort: Path,
+    name: str,
+    split: Split | None = None,
+    agent: str | None = None,
+    episodes: int = 1000,
+    seed: int = 0,
+    world_model: str = "default",
+) -> None:
+    """Writes logged stays, or episodes that an agent plays, as a Minari dataset.
+
+    Args:
+        cohort: Folder written by ``sepsis-gym cohort``.
+        name: Of the dataset, such as sepsis/synthetic-v0.
+        split: Which of the logged stays; all if not given.
+        agent: Agent folder, or name of an agent that needs no training, that plays in SepsisWM-v0.
+        episodes: How many it plays.
+        seed: Of the environment it plays in.
+        world_model: Name or folder of the world model it plays in, of the cohort's scales.
+    """
+    from agents import check_preprocessing
+    from sepsis_gym.cli.evaluate import open_agents
+    from sepsis_gym.minari_export import logged_episodes, played_episodes, write_minari
+    from sepsis_gym.registration import make_sepsis_wm, resolve_stays
+
+    stays = resolve_stays(cohort, split)
+    told, algorithm = logged_episodes(stays), "clinicians"
+    if agent is not None:
+        [(algorithm, player)] = open_agents((agent,)).items()
+        env = make_sepsis_wm(world_model)
+        check_preprocessing(player, env.preprocessing)
+        if env.preprocessing != stays.preprocessing:
+            raise ConfigError(f"world model {world_model} has other scales than {cohort}")
+        told = played_episodes(env, player, episodes, seed=seed)
+    written = write_minari(told, name, stays.manifest, algorithm=algorithm)
+    print(f"{written.total_episodes} episodes, {written.total_steps} steps: {name}")
 
 
 @app.command(name="validate")

@@ -105,7 +105,7 @@ def evaluate(
     model = None if world_model is None else load_world_model(world_model)
     results = score(
         trajectories,
-        _open_agents(agents),
+        open_agents(agents),
         out,
         model=model,
         truth_patients=truth_patients,
@@ -118,7 +118,8 @@ def evaluate(
     print(f"written to {out}; as a page: sepsis-gym report {out}")
 
 
-def _open_agents(given: tuple[str, ...]) -> dict[str, Agent]:
+def open_agents(given: tuple[str, ...]) -> dict[str, Agent]:
+    """Agents by name from folders, names, and folders of several agent folders."""
     from agents import load_agent, make_agent
     from agents.registry import DESCRIPTION_FILE
 
