@@ -1,20 +1,30 @@
-"""Makes a tiny random Qwen3 that speaks the Hermes tool format: a stand-in to serve in tests.
+"""Makes a tiny Qwen3 that has learned to write tool calls in the Hermes format, to serve in tests.
 
 Usage: python tests/tiny_model.py OUT
 
-It proves that dialogues travel; it has learned nothing, and its replies are noise. Needs
-transformers and torch, as a vLLM environment has them.
+It imitates, for a few minutes, the calls that the rule "teacher" makes about the stays of the
+sample cohort: enough to write valid calls, far too little to treat anybody.
 """
 
+import random
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from agents.llm import TeacherAgent
+from agents.llm import prompt as prompts
+from evaluation.target import agent_probabilities
+from sepsis_gym.trajectories import Trajectories
+from world_models import load_world_model
+
 ROOT = Path(__file__).parents[1]
-CORPUS = ("README.md", "agents/llm/prompt.py", "sepsis_gym/features.py")
+STAYS, STEPS, BATCH, LEARNING_RATE = 24, 150, 8, 3e-3
 TEMPLATE = """\
 {%- if tools -%}
 <|im_start|>system
@@ -39,9 +49,9 @@ Reply with <tool_call>
 {% elif message.role == 'assistant' -%}
 <|im_start|>assistant
 {{ message.content or '' }}
-{%- for call in message.tool_calls or [] %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments }}}
+{%- for call in message.tool_calls or [] -%}
+{{ '\\n' if message.content or not loop.first else '' }}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
 </tool_call>
 {%- endfor -%}
 <|im_end|>
@@ -51,10 +61,31 @@ Reply with <tool_call>
 <|im_start|>assistant
 {% endif -%}
 """
+_ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE learned from this project's own prompt."""
+def teachers_dialogues(simulate: bool) -> list[list[dict]]:
+    """Decisions of the teacher about logged stays, calls alone, arguments as objects."""
+    log = Trajectories.load(ROOT / "sepsis_gym/sample_cohort").split("train")
+    told: list[list[dict]] = []
+
+    class Listening(TeacherAgent):
+        def reset(self):
+            told.extend(getattr(self, "transcript", []))
+            super().reset()
+
+    agent = Listening(simulate=simulate)
+    agent_probabilities("teacher", agent, log.select(np.arange(STAYS)), load_world_model("default"))
+    agent.reset()
+    for dialogue in told:
+        for turn in dialogue:
+            if turn["role"] == "assistant":
+                turn["content"] = ""
+    return told
+
+
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over lines, not words: numbers stay digit by digit, phrases become one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -70,8 +101,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         show_progress=False,
     )
-    tokenizer.train_from_iterator([(ROOT / path).read_text() for path in CORPUS], trainer)
     tags = ("<tool_call>", "</tool_call>")  # plain text to the decoder, so not special
+    split = re.compile("|".join(map(re.escape, (*tags, "<|im_start|>", "<|im_end|>"))))
+    tokenizer.train_from_iterator([part for text in texts for part in split.split(text)], trainer)
     tokenizer.add_tokens([AddedToken(tag, special=False) for tag in tags])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -81,12 +113,58 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def render(tokenizer: PreTrainedTokenizerFast, dialogue: list[dict], simulate: bool) -> str:
+    """The text of a dialogue, with the tools that it was held with."""
+    from agents.llm.local import _with_parsed_arguments
+
+    turns = [_with_parsed_arguments(turn) for turn in dialogue]
+    tools = prompts.tools(simulate=simulate)
+    return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False)
+
+
+def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> None:
+    """Learns to write what the assistant wrote, and nothing else."""
+    coded = tokenizer(texts, return_offsets_mapping=True, add_special_tokens=False)
+    examples = []
+    for text, ids, offsets in zip(texts, coded["input_ids"], coded["offset_mapping"], strict=True):
+        written = np.zeros(len(text) + 1, bool)
+        for answer in _ANSWER.finditer(text):
+            written[slice(*answer.span(1))] = True
+        examples.append((ids, [t if written[a] else -100 for t, (a, _) in zip(ids, offsets, strict=True)]))
+    print(f"{len(texts)} dialogues, {np.mean([len(ids) for ids, _ in examples]):.0f} tokens each")
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
+    model.train()
+    for step in (bar := tqdm(range(STEPS), disable=None)):
+        batch = random.sample(examples, BATCH)
+        length = max(len(ids) for ids, _ in batch)
+        pad = [length - len(ids) for ids, _ in batch]
+        ids = torch.tensor([i + [tokenizer.pad_token_id] * p for (i, _), p in zip(batch, pad)])
+        labels = torch.tensor([w + [-100] * p for (_, w), p in zip(batch, pad)])
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        wanted = labels[:, 1:] != -100
+        logits = model.lm_head(hidden[wanted])
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
+        if step % 25 == 0 or step == STEPS - 1:
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+
+
 def main(out: str) -> None:
     """Writes model and tokenizer."""
-    tokenizer = make_tokenizer()
+    random.seed(0)
     torch.manual_seed(0)
+    held = [(d, simulate) for simulate in (True, False) for d in teachers_dialogues(simulate)]
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=TEMPLATE)
+    texts = [render(plain, *each) for each in held]
+    tokenizer = make_tokenizer(texts)
     config = Qwen3Config(
-        vocab_size=2048,
+        vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=2,
@@ -99,7 +177,9 @@ def main(out: str) -> None:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    Qwen3ForCausalLM(config).save_pretrained(out)
+    model = Qwen3ForCausalLM(config)
+    train(model, tokenizer, texts)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 

@@ -231,11 +231,11 @@ def test_an_evaluation_that_was_killed_goes_on_and_ends_alike(capsys, tmp_path, 
     scored = []
     row = Evaluation.row
 
-    def stop_at_the_third(self, name, agent):
+    def stop_at_the_third(self, name, agent, *kept):
         scored.append(name)
         if len(scored) == 3:
             raise KeyboardInterrupt
-        return row(self, name, agent)
+        return row(self, name, agent, *kept)
 
     monkeypatch.setattr(Evaluation, "row", stop_at_the_third)
     with pytest.raises(SystemExit) as stopped:
