@@ -6,15 +6,16 @@ It imitates, for a few minutes, the calls that the rule "teacher" makes about th
 sample cohort: enough to write valid calls, far too little to treat anybody.
 """
 
+import json
 import random
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agents.llm import TeacherAgent
@@ -24,7 +25,7 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
-STAYS, STEPS, BATCH, LEARNING_RATE = 24, 150, 8, 3e-3
+STAYS, STEPS, BATCH, LEARNING_RATE = 24, 160, 4, 4e-3
 TEMPLATE = """\
 {%- if tools -%}
 <|im_start|>system
@@ -65,18 +66,15 @@ _ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
 def teachers_dialogues(simulate: bool) -> list[list[dict]]:
-    """Decisions of the teacher about logged stays, calls alone, arguments as objects."""
+    """Decisions of the teacher about logged stays: its calls alone."""
     log = Trajectories.load(ROOT / "sepsis_gym/sample_cohort").split("train")
-    told: list[list[dict]] = []
-
-    class Listening(TeacherAgent):
-        def reset(self):
-            told.extend(getattr(self, "transcript", []))
-            super().reset()
-
-    agent = Listening(simulate=simulate)
-    agent_probabilities("teacher", agent, log.select(np.arange(STAYS)), load_world_model("default"))
-    agent.reset()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "dialogues.jsonl"
+        agent = TeacherAgent(simulate=simulate, transcript_file=file)
+        agent_probabilities(
+            "teacher", agent, log.select(np.arange(STAYS)), load_world_model("default")
+        )
+        told = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
     for dialogue in told:
         for turn in dialogue:
             if turn["role"] == "assistant":
@@ -85,7 +83,7 @@ def teachers_dialogues(simulate: bool) -> list[list[dict]]:
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over lines, not words: numbers stay digit by digit, phrases become one token."""
+    """Byte-level BPE over lines, not words: whole phrases become a token, digits stay single."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -130,28 +128,27 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: li
         written = np.zeros(len(text) + 1, bool)
         for answer in _ANSWER.finditer(text):
             written[slice(*answer.span(1))] = True
-        examples.append((ids, [t if written[a] else -100 for t, (a, _) in zip(ids, offsets, strict=True)]))
+        labels = [t if written[at] else -100 for t, (at, _) in zip(ids, offsets, strict=True)]
+        examples.append((ids, labels))
+    examples.sort(key=lambda example: len(example[0]))  # a batch is of like length
     print(f"{len(texts)} dialogues, {np.mean([len(ids) for ids, _ in examples]):.0f} tokens each")
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
-    model.train()
-    for step in (bar := tqdm(range(STEPS), disable=None)):
-        batch = random.sample(examples, BATCH)
-        length = max(len(ids) for ids, _ in batch)
-        pad = [length - len(ids) for ids, _ in batch]
-        ids = torch.tensor([i + [tokenizer.pad_token_id] * p for (i, _), p in zip(batch, pad)])
-        labels = torch.tensor([w + [-100] * p for (_, w), p in zip(batch, pad)])
+    for step in range(STEPS):
+        start = random.randrange(len(examples) - BATCH)
+        batch = examples[start : start + BATCH]
+        length = len(batch[-1][0])
+        ids = torch.tensor([r + [tokenizer.pad_token_id] * (length - len(r)) for r, _ in batch])
+        labels = torch.tensor([r + [-100] * (length - len(r)) for _, r in batch])[:, 1:]
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:] != -100
-        logits = model.lm_head(hidden[wanted])
-        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
+        wanted = labels != -100
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
-        if step % 25 == 0 or step == STEPS - 1:
+        if step % 20 == 0 or step == STEPS - 1:
             print(f"step {step}: loss {loss.item():.3f}", flush=True)
 
 
@@ -160,7 +157,9 @@ def main(out: str) -> None:
     random.seed(0)
     torch.manual_seed(0)
     held = [(d, simulate) for simulate in (True, False) for d in teachers_dialogues(simulate)]
-    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=TEMPLATE)
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE()), chat_template=TEMPLATE
+    )
     texts = [render(plain, *each) for each in held]
     tokenizer = make_tokenizer(texts)
     config = Qwen3Config(

@@ -213,7 +213,7 @@ class OpenAIBackend:
             if call.type == "function"
         )
         return Reply(
-            message.content or message.refusal or "",
+            (message.content or message.refusal or "").strip(),
             calls,
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,

@@ -102,7 +102,8 @@ class LLMDigitAgent(LLMAgent):
         if self._decide(info, 0) is None:
             return None
         *before, prescription = self.transcript[-1]
-        head = prescription["content"] + prompt.CALL_HEAD
+        said = prescription["content"]
+        head = f"{said}\n{prompt.CALL_HEAD}" if said else prompt.CALL_HEAD
 
         def ask(fluid_level: int | None) -> dict[str, float]:
             written = "" if fluid_level is None else f"{fluid_level}{prompt.CALL_MIDDLE}"

@@ -204,8 +204,8 @@ def read_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
             for at, call in enumerate(called)
         ]
     except (ValueError, RecursionError, KeyError, TypeError):
-        return text, ()
-    return (text.partition("<tool_call>")[0] if calls else text), tuple(calls)
+        return text.strip(), ()
+    return (text.partition("<tool_call>")[0] if calls else text).strip(), tuple(calls)
 
 
 def _with_parsed_arguments(message: Message) -> Message:

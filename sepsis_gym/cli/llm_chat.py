@@ -32,9 +32,7 @@ def show_stay(
         ConfigError: There is no dialogue to show, or no such model.
     """
     if llm.mode == "digits":
-        raise ConfigError(
-            "answering with digits is no dialogue to show: choose another --mode"
-        )
+        raise ConfigError("answering with digits is no dialogue to show: choose another --mode")
     model = resolve_model(world_model)
     log = None if cohort is None else Trajectories.load(cohort)
     env = SepsisEnv(model) if log is None else SepsisReplayEnv(log, model=model)

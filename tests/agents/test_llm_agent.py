@@ -1,18 +1,15 @@
 import json
-import os
 import threading
 import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
 from agents import make_agent
-from agents.llm import LLMAgent, OpenAIBackend, Sampling
+from agents.llm import OpenAIBackend
 from agents.llm import prompt as prompts
 from evaluation.target import agent_probabilities
-from sepsis_gym.actions import encode_action
 from sepsis_gym.agent import (
     ConcurrentAgent,
     SampledAgent,
@@ -27,61 +24,17 @@ from sepsis_gym.features import FEATURE_INDEX
 openai = pytest.importorskip("openai", reason="the llm extra is not installed")
 httpx = pytest.importorskip("httpx2", reason="openai 3 comes with httpx2")
 
-LOCAL = "http://127.0.0.1:9/v1"
-SIMULATE = ("simulation", {"actions": [{"iv_fluid": 1, "vasopressor": 0}]})
-PRESCRIBE = ("prescription", {"iv_fluid": 2, "vasopressor": 1})
-CHOSEN = int(encode_action(2, 1))
-FALLBACK = 24
-
-
-def tool_calls(*calls):
-    """An assistant message with these (name, arguments) calls; text arguments go as they are."""
-    return {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [
-            {
-                "id": f"call-{index}",
-                "type": "function",
-                "function": {
-                    "name": name,
-                    "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments),
-                },
-            }
-            for index, (name, arguments) in enumerate(calls)
-        ],
-    }
-
-
-def prose(text):
-    return {"role": "assistant", "content": text}
-
-
-class Server:
-    """Answers with a script, the last entry for ever; an integer is an HTTP error."""
-
-    def __init__(self, *script):
-        self.script, self.requests = list(script), []
-
-    def __call__(self, request):
-        asked = json.loads(request.content)
-        self.requests.append(asked)
-        answer = self.answer(asked)
-        if isinstance(answer, int):
-            return httpx.Response(answer, headers={"retry-after-ms": "1"}, json={"error": {}})
-        choice = {"index": 0, "finish_reason": "stop", "message": answer}
-        usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
-        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-        return httpx.Response(200, json={**body, "choices": [choice], "usage": usage})
-
-    def answer(self, asked):
-        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
-
-
-def agent_on(server, preprocessing, **settings):
-    backend = OpenAIBackend(LOCAL, "m", credentialed=False, transport=httpx.MockTransport(server))
-    fallback = make_agent("fixed_dose", action=FALLBACK)
-    return LLMAgent(backend, preprocessing, fallback=fallback, **settings)
+from scripted_server import (  # noqa: E402  after the checks that it can be imported
+    CHOSEN,
+    FALLBACK,
+    LOCAL,
+    PRESCRIBE,
+    SIMULATE,
+    Server,
+    agent_on,
+    prose,
+    tool_calls,
+)
 
 
 def first_decision(server, toy_model, **settings):
@@ -405,22 +358,3 @@ def test_the_prompt_reads_like_a_chart(toy_model):
         "- meanbp 61 mmHg\n"
         "- lactate 3.2 mmol/L (4 h ago)"
     )
-
-
-@pytest.mark.llm_server
-def test_one_stay_against_a_real_server():
-    base_url = os.environ.get("SEPSIS_GYM_LLM_BASE_URL")
-    if not base_url:
-        pytest.skip("SEPSIS_GYM_LLM_BASE_URL is not set: no server to test on")
-    model = openai.OpenAI(base_url=base_url, api_key="none").models.list().data[0].id
-    env = gym.make("SepsisWM-v0")
-    agent = LLMAgent(
-        OpenAIBackend(base_url, model, credentialed=False, sampling=Sampling(max_tokens=128)),
-        env.unwrapped.preprocessing,
-        fallback=make_agent("fixed_dose", action=FALLBACK),
-    )
-    assert np.isfinite(run_episode(env, agent, seed=0))
-    counts = agent.counts
-    assert counts["decisions"] == len(agent.transcript)
-    assert counts["completion_tokens"] > 0
-    assert counts["fallbacks"] <= counts["decisions"]

@@ -100,7 +100,7 @@ def test_it_is_gone_whatever_ends_the_block(vllm, port, tmp_path, error):
 
 def test_a_server_that_fails_tells_the_end_of_its_log(vllm, port):
     with (
-        pytest.raises(BackendError, match="code 3(?s:.*)no such weights"),
+        pytest.raises(BackendError, match=r"code 3(?s:.*)no such weights"),
         serving("broken", port=port, command=vllm),
     ):
         pass
