@@ -137,7 +137,7 @@ class Prescriber(BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        function = {"name": "prescription", "arguments": '{"iv_fluid": 1, "vasopressor": 0}'}
+        function = {"name": "prescription", "arguments": json.dumps(self.prescribe(asked))}
         call = {"id": "1", "type": "function", "function": function}
         message = {"role": "assistant", "content": "Yes."}
         if "tools" in asked:
@@ -150,6 +150,9 @@ class Prescriber(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
+
+    def prescribe(self, asked):
+        return {"iv_fluid": 1, "vasopressor": 0}
 
     def log_message(self, *args):
         """Keeps quiet."""

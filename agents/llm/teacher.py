@@ -65,11 +65,18 @@ class _Patient:
     def proposals(self) -> list[Doses]:
         """The guideline's treatment first, then what runs, then a step further or back."""
         fluid, vasopressor = self.running
-        toward = 1 if self.low else -1
-        more_fluid = max(1, fluid) if self.hypoperfused else fluid - 1
-        guided = _within(more_fluid, vasopressor + toward)
-        other = _within(fluid + (1 if self.hypoperfused else -1), vasopressor)
-        return _distinct([guided, self.running, other])
+        if self.map_mmhg is None and not self.hypoperfused:
+            return [self.running]
+        toward = 0 if self.map_mmhg is None else 1 if self.low else -1
+        guided = max(1, fluid) if self.hypoperfused else fluid - 1
+        other = fluid + (1 if self.hypoperfused else -1)
+        return _distinct(
+            [
+                _within(guided, vasopressor + toward),
+                self.running,
+                _within(other, vasopressor),
+            ]
+        )
 
 
 def _within(fluid: int, vasopressor: int) -> Doses:
