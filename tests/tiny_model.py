@@ -25,7 +25,7 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
-STAYS, STEPS, BATCH, LEARNING_RATE = 24, 160, 4, 4e-3
+STAYS, STEPS, BATCH, LEARNING_RATE = 24, 400, 4, 3e-3
 TEMPLATE = """\
 {%- if tools -%}
 <|im_start|>system
@@ -148,7 +148,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: li
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 20 == 0 or step == STEPS - 1:
+        if step % 40 == 0 or step == STEPS - 1:
             print(f"step {step}: loss {loss.item():.3f}", flush=True)
 
 
@@ -167,9 +167,9 @@ def main(out: str) -> None:
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=64,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
         max_position_embeddings=8192,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,

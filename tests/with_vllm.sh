@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Runs a command against a real vLLM server on the CPU that serves a tiny random model.
+# Runs a command that can serve a tiny trained model by a real vLLM on the CPU.
 #
-# Usage: tests/with_vllm.sh VENV COMMAND [ARGS...]
+# Usage: tests/with_vllm.sh VENV PYTHON [ARGS...]
 #
 # VENV is made if it is not there: vLLM's own package is a CUDA build, so this takes the community
-# CPU build, which needs an environment of its own. Users with a GPU install vllm itself.
+# CPU build, which needs an environment of its own. Users with a GPU install vllm itself. PYTHON is
+# of the project's environment; it makes the model, and is then run with ARGS.
 set -euo pipefail
 venv=$1
 shift
 cd "$(dirname "$0")/.."
-port=${SEPSIS_GYM_VLLM_PORT:-18765}
 work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
 if [ ! -e "$venv/.ready" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
@@ -25,26 +26,9 @@ if [ ! -e "$venv/.ready" ]; then
         >"$info/vllm-0.32.0+cpu.dist-info/METADATA"
     touch "$venv/.ready"
 fi
-"$venv/bin/python" tests/tiny_model.py "$work/model"
-
+if [ -z "${SEPSIS_GYM_TINY_MODEL:-}" ]; then
+    PYTHONPATH=. OMP_NUM_THREADS=1 "$1" tests/tiny_model.py "$work/model"
+    export SEPSIS_GYM_TINY_MODEL=$work/model
+fi
 export VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
-setsid "$venv/bin/vllm" serve "$work/model" --host 127.0.0.1 --port "$port" --dtype bfloat16 \
-    --max-model-len 8192 --enforce-eager --enable-auto-tool-choice --tool-call-parser hermes \
-    >"$work/vllm.log" 2>&1 &
-server=$!
-trap 'kill -- -$server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$work"' EXIT
-
-for _ in $(seq 300); do
-    if ! kill -0 $server 2>/dev/null; then
-        break
-    fi
-    if "$venv/bin/python" -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health')" \
-        2>/dev/null; then
-        SEPSIS_GYM_LLM_BASE_URL="http://127.0.0.1:$port/v1" "$@"
-        exit
-    fi
-    sleep 1
-done
-echo "vLLM did not come up; the end of its log:" >&2
-tail -40 "$work/vllm.log" >&2
-exit 1
+SEPSIS_GYM_VLLM=$(cd "$venv" && pwd)/bin/vllm "$@"
