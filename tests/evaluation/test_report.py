@@ -10,6 +10,7 @@ pytest.importorskip("jinja2", reason="the report extra is not installed")
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
 
 from evaluation import EvaluationConfig, Results
+from evaluation.behavior import BehaviorConfig
 from evaluation.evaluate import Evaluation
 from evaluation.report import write_report
 from evaluation.report.cells import printed
@@ -44,7 +45,8 @@ class Constant:
 @pytest.fixture(scope="module")
 def results(trajectories, tmp_path_factory) -> Results:
     """A trusted row, an untrusted one, one without support and a true value; from the file."""
-    config = EvaluationConfig(resamples=20, softening=0.0)
+    simple = BehaviorConfig(candidates=("neighbors", "logistic"))
+    config = EvaluationConfig(resamples=20, softening=0.0, behavior=simple)
     evaluation = Evaluation(trajectories, config)
     every = Measured(4.0, 3.5, 4.5)
     truth = TrueValue(every, every, every, every, every, every, 0.1, 100)
