@@ -4,18 +4,13 @@ What was trained is taken out as arrays and evaluated in numpy: a saved agent ne
 further algorithm is a config and a class of a few lines.
 """
 
-import contextlib
-import math
-import random
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from agents.network import Lstm, Network
 from agents.policy import (
@@ -26,6 +21,7 @@ from agents.policy import (
     softmax,
     training_provenance,
 )
+from agents.sb3 import OUTCOME, global_streams, learn
 from agents.training import (
     Run,
     TrainingConfig,
@@ -39,7 +35,6 @@ from sepsis_gym.envs.support import SupportConfig
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
 from sepsis_gym.preprocessing import Preprocessing
-from sepsis_gym.reward import RewardConfig
 from sepsis_gym.trajectories import Trajectories
 
 _SHAPE = (OBSERVATION_SIZE, N_ACTIONS)
@@ -164,9 +159,9 @@ class OnlineAgent(StoredPolicy):
         """
         env = opened(config, trajectories.preprocessing)
         provenance = training_provenance(trajectories, seed) | _versions()
-        with torch_settings(config.threads, seed), _global_streams():
+        with torch_settings(config.threads, seed), global_streams():
             algorithm = cls._algorithm(config, env)
-            curve = _learn(algorithm, config, seed, run or Run(), fingerprint(config, provenance))
+            curve = learn(algorithm, config, seed, run or Run(), fingerprint(config, provenance))
             weights = cls._weights(algorithm.policy)
         return cls(config, weights, trajectories.preprocessing, provenance | curve)
 
@@ -259,7 +254,7 @@ class OnlineDqnAgent(OnlineAgent, TrainedPolicy):
     def _algorithm(cls, config: OnlineDqnConfig, env: Any) -> Any:
         from stable_baselines3 import DQN
 
-        return DQN("MlpPolicy", env, **_dqn_settings(config))
+        return _exploring(DQN("MlpPolicy", env, **_dqn_settings(config)), config)
 
     @classmethod
     def _weights(cls, policy: Any) -> dict[str, NDArray[np.float32]]:
@@ -279,7 +274,7 @@ class QrDqnAgent(OnlineDqnAgent):
 
         settings = _dqn_settings(config)
         settings["policy_kwargs"] |= {"n_quantiles": 50}
-        return QRDQN("MlpPolicy", env, **settings)
+        return _exploring(QRDQN("MlpPolicy", env, **settings), config)
 
     @classmethod
     def _weights(cls, policy: Any) -> dict[str, NDArray[np.float32]]:
@@ -311,8 +306,7 @@ def opened(config: OnlineConfig, preprocessing: Preprocessing) -> Any:
             f"{', '.join(names)} differ; train one on the cohort (sepsis-gym world-model train) "
             "and name its folder as world_model"
         )
-    outcome = RewardConfig().survived
-    return SB3VecEnv(gym.wrappers.vector.TransformReward(env, lambda reward: reward / outcome))
+    return SB3VecEnv(gym.wrappers.vector.TransformReward(env, lambda reward: reward / OUTCOME))
 
 
 def _ppo_settings(config: PpoConfig) -> dict[str, Any]:
@@ -333,6 +327,18 @@ def _dqn_settings(config: OnlineDqnConfig) -> dict[str, Any]:
     }
 
 
+def _exploring(algorithm: Any, config: OnlineDqnConfig) -> Any:
+    """Phases random decisions out over the whole training; SB3 would over each stretch."""
+    over = config.exploration_share * config.n_steps
+
+    def share(_: float) -> float:
+        left = max(0.0, 1 - algorithm.num_timesteps / over)
+        return config.final_exploration + left * (1 - config.final_exploration)
+
+    algorithm.exploration_schedule = share
+    return algorithm
+
+
 def _shared_settings(config: OnlineConfig) -> dict[str, Any]:
     import torch
 
@@ -349,91 +355,6 @@ def _shared_settings(config: OnlineConfig) -> dict[str, Any]:
     }
 
 
-def _learn(algorithm: Any, config: OnlineConfig, seed: int, run: Run, of: str) -> dict[str, Any]:
-    """Treats and learns; returns the decisions, and what the last episodes came to."""
-    from stable_baselines3.common.logger import Logger
-
-    algorithm.set_logger(Logger(None, []))
-    if isinstance(config, OnlineDqnConfig):
-        over = config.exploration_share * config.n_steps
-
-        def exploration(_: float) -> float:  # SB3 would count from the last look
-            left = max(0.0, 1 - algorithm.num_timesteps / over)
-            return config.final_exploration + left * (1 - config.final_exploration)
-
-        algorithm.exploration_schedule = exploration
-    kept = run.resume(of)
-    numbers: dict[str, float] = {}
-    if kept is not None:
-        numbers = kept["numbers"]
-        _go_on_from(algorithm, kept)
-    step = algorithm.num_timesteps
-    with (
-        run.curves(step) as curves,
-        tqdm(total=config.n_steps, initial=step, unit="decision", disable=None) as bar,
-    ):
-        while step < config.n_steps:
-            stream = np.random.SeedSequence([seed, step]).generate_state(1)[0]
-            algorithm.set_env(algorithm.get_env(), force_reset=True)
-            algorithm.set_random_seed(int(stream))
-            algorithm.learn(
-                min(config.check_interval, config.n_steps - step),
-                log_interval=None,
-                reset_num_timesteps=False,
-            )
-            bar.update(algorithm.num_timesteps - step)
-            step = algorithm.num_timesteps
-            numbers = _means(algorithm.ep_info_buffer)
-            algorithm.ep_info_buffer.clear()
-            bar.set_postfix(mean_return=f"{numbers['mean_return']:.2f}")
-            curves({**algorithm.logger.name_to_value, **numbers}, step)
-            run.keep(of, _state(algorithm) | {"numbers": numbers})
-    return {"decisions": step, **numbers}
-
-
-def _means(episodes: Any) -> dict[str, float]:
-    """Mean return, in the reward's own unit, and length of the episodes that ended."""
-    returns, lengths = ([each[key] for each in episodes] or [math.nan] for key in "rl")
-    return {
-        "mean_return": RewardConfig().survived * float(np.mean(returns)),
-        "mean_length": float(np.mean(lengths)),
-    }
-
-
-_COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
-_REMEMBERED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-
-def _state(algorithm: Any) -> dict[str, Any]:
-    """All that decides how training goes on after a look, tensors and plain values."""
-    import torch
-
-    state: dict[str, Any] = {
-        "policy": algorithm.policy.state_dict(),
-        "optimizer": algorithm.policy.optimizer.state_dict(),
-        "counters": {name: getattr(algorithm, name, 0) for name in _COUNTERS},
-    }
-    buffer = getattr(algorithm, "replay_buffer", None)
-    if buffer is not None:
-        used = slice(None) if buffer.full else slice(buffer.pos)
-        arrays = {name: torch.from_numpy(getattr(buffer, name)[used]) for name in _REMEMBERED}
-        state["buffer"] = {"pos": buffer.pos, "full": buffer.full, **arrays}
-    return state
-
-
-def _go_on_from(algorithm: Any, state: dict[str, Any]) -> None:
-    algorithm.policy.load_state_dict(state["policy"])
-    algorithm.policy.optimizer.load_state_dict(state["optimizer"])
-    for name, value in state["counters"].items():
-        setattr(algorithm, name, value)
-    if "buffer" in state:
-        buffer, kept = algorithm.replay_buffer, state["buffer"]
-        buffer.pos, buffer.full = kept["pos"], kept["full"]
-        for name in _REMEMBERED:
-            array = kept[name].numpy()
-            getattr(buffer, name)[: len(array)] = array
-
-
 def _actor(policy: Any) -> Network:
     return Network.from_torch(policy.mlp_extractor.policy_net, policy.action_net)
 
@@ -442,14 +363,3 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("stable-baselines3", "sb3-contrib", "torch")}
-
-
-@contextlib.contextmanager
-def _global_streams() -> Iterator[None]:
-    """Puts back the streams of numpy and Python, which Stable-Baselines3 seeds and draws from."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
