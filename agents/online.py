@@ -362,4 +362,7 @@ def _actor(policy: Any) -> Network:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("stable-baselines3", "sb3-contrib", "torch")}
+    try:
+        return {name: version(name) for name in ("stable-baselines3", "sb3-contrib", "torch")}
+    except ImportError as error:
+        raise ImportError(f'{error.name} is missing: pip install "sepsis-gym[online]"') from error
