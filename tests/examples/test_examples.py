@@ -1,7 +1,12 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from agents import make_agent
+from sepsis_gym.errors import UnknownNameError
+from sepsis_gym.features import FEATURE_INDEX
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -15,8 +20,10 @@ def load(name):
 
 def test_examples_are_short():
     lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert set(lengths) == {"env_loop.py", "offline_agent.py", "online_agent.py", "llm_agent.py"}
+    named = {"env_loop", "offline_agent", "online_agent", "llm_agent", "add_your_agent"}
+    assert set(lengths) == {f"{name}.py" for name in named}
     assert max(lengths.values()) < 60
+    assert lengths["add_your_agent.py"] < 40
 
 
 def test_env_loop(capsys):
@@ -40,6 +47,17 @@ def test_online_agent(capsys):
     for name in ("SepsisWM-v0", "SepsisPhysio-v0"):
         assert -20 < values[name] < 20
         assert f"{name}: mean return {values[name]:+.2f} over 50 patients" in told
+
+
+def test_an_agent_is_found_by_its_file():
+    agent = make_agent(f"{EXAMPLES / 'add_your_agent.py'}:PressureAgent")
+    seen = np.zeros((2, 107), np.float32)
+    seen[1, FEATURE_INDEX["meanbp"]] = -2
+    assert agent.batch_probabilities(seen).argmax(1).tolist() == [5, 7]
+    with pytest.raises(UnknownNameError, match="NoAgent"):
+        make_agent(f"{EXAMPLES / 'add_your_agent.py'}:NoAgent")
+    with pytest.raises(UnknownNameError, match=r"nowhere\.py"):
+        make_agent("nowhere.py:Agent")
 
 
 def test_llm_agent(capsys, prescribing_server):
