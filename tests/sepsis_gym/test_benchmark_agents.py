@@ -61,9 +61,11 @@ def test_a_second_run_trains_and_scores_nothing(out, capsys):
     assert {p: content for p, content in files(out).items() if p in kept} == kept
 
 
-def test_ray_gives_the_same(out, tmp_path):
-    pytest.importorskip("ray", reason="the ray extra is not installed")
+def test_ray_gives_the_same(out, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default its workers wait for all others
     benchmark(tmp_path, "--agents", "guideline", "clinician", OWN, "--ray")
+    ray.shutdown()
     mine, theirs = (load_leaderboard(f / "leaderboard.json") for f in (tmp_path, out))
     assert mine == theirs
 
