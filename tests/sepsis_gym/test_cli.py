@@ -341,3 +341,15 @@ def test_propensities_are_for_one_decision_a_step_and_no_tables_for_causal_state
     with pytest.raises(SystemExit):
         main([*map(str, made), "--exploration", "2"])
     assert "exploration must lie in [0, 1], got 2.0" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cohort_takes_over_the_scales_of_a_world_model(capsys, tmp_path):
+    synthetic = ("cohort", "synthetic", "--patients", "40", "--scales-of")
+    main([*synthetic, "default", "--no-tables", "--out", str(tmp_path / "c")])
+    scales = Trajectories.load(tmp_path / "c").preprocessing
+    assert scales == Trajectories.load(SAMPLE_COHORT).preprocessing
+    out = ("--out", tmp_path / "d")
+    assert "add --no-tables" in fails(capsys, *synthetic, "default", *out)
+    assert "no world model 'nowhere'" in fails(capsys, *synthetic, "nowhere", *out)
+    hourly = ("--no-tables", "--step-hours", "1")
+    assert "steps of 4 h" in fails(capsys, *synthetic, "default", *hourly, *out)
