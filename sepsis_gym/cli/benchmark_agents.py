@@ -1,7 +1,7 @@
 """``sepsis-gym benchmark agents``: train, score and rank agents on one cohort."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,8 +133,9 @@ def _opened(
     Raises:
         ConfigError: What is there was trained on another cohort.
     """
-    from agents import load_agent, make_agent, train_agent
-    from agents.registry import needs_training, takes_world_model
+    from agents import config_type, load_agent, make_agent, train_agent
+    from agents.registry import DESCRIPTION_FILE, needs_training, takes_world_model
+    from evaluation import validation_value
 
     short = _short(name)
     if not needs_training(name):
@@ -142,9 +143,15 @@ def _opened(
         return short, make_agent(name, **settings)
     label = short if seed is None else f"{short}/{seed}"
     folder = setup.out / "agents" / label
-    if not folder.is_dir():
+    if not (folder / DESCRIPTION_FILE).is_file():
         print(f"training {label}", flush=True)
-        return label, train_agent(name, trajectories, folder, seed=seed or 0)
+        taken = config_type(name)
+        plays = setup.world_model and "world_model" in {item.name for item in fields(taken)}
+        config = taken(world_model=setup.world_model) if plays else taken()
+        judge = validation_value(trajectories, gamma=setup.config.gamma)
+        return label, train_agent(
+            name, trajectories, folder, config=config, seed=seed or 0, score=judge
+        )
     agent = load_agent(folder, trust_code=":" in name)
     own, cohort = getattr(agent, "provenance", {}), trajectories.content_hash
     if own.get("content_hash", cohort) != cohort:

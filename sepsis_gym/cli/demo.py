@@ -7,7 +7,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes
 
-from evaluation import EvaluationConfig
+from evaluation import EvaluationConfig, validation_value
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.cohort import build_synthetic, print_cohort
 from sepsis_gym.cli.evaluate import TRUTH_PATIENTS, LLMConfig, score
@@ -57,10 +57,13 @@ def demo(
     if gradient_steps is not None:
         bcq, cql = (replace(bcq, n_steps=gradient_steps), replace(cql, n_steps=gradient_steps))
     configs = {"clinician": None, "bcq": bcq, "cql": cql}
-    agents: dict[str, Agent] = {
-        name: train_agent(name, trajectories, out / "agents" / name, config=config, seed=seed)
-        for name, config in configs.items()
-    }
+    judge = validation_value(trajectories, gamma=EvaluationConfig().gamma)
+    agents: dict[str, Agent] = {}
+    for name, config in configs.items():
+        folder = out / "agents" / name
+        agents[name] = train_agent(
+            name, trajectories, folder, config=config, seed=seed, score=judge
+        )
     console.rule("4  off-policy evaluation on held-out stays")
     results = score(
         trajectories,
