@@ -2,8 +2,8 @@
 
 Usage: python examples/llm_agent.py BASE_URL MODEL
 
-Any OpenAI-compatible server will do, for instance ``vllm serve MODEL --enable-auto-tool-choice
---tool-call-parser hermes`` at http://127.0.0.1:8000/v1.
+Any OpenAI-compatible server will do, for instance ``sepsis-gym llm serve MODEL`` at
+http://127.0.0.1:8000/v1.
 """
 
 import sys

@@ -111,6 +111,25 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """Two small layers, not yet trained."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(config)
+
+
 def render(tokenizer: PreTrainedTokenizerFast, dialogue: list[dict], simulate: bool) -> str:
     """The text of a dialogue, with the tools that it was held with."""
     from agents.llm.local import _with_parsed_arguments
@@ -162,21 +181,7 @@ def main(out: str) -> None:
     )
     texts = [render(plain, *each) for each in held]
     tokenizer = make_tokenizer(texts)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = make_model(tokenizer)
     train(model, tokenizer, texts)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
