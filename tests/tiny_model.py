@@ -25,8 +25,12 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
-STAYS, STEPS, BATCH, LEARNING_RATE = 24, 400, 4, 3e-3
+STAYS, STEPS, BATCH, LEARNING_RATE = 24, 300, 4, 3e-3
 TEMPLATE = """\
+{%- set reminder = namespace(text="Call") -%}
+{%- for tool in tools or [] -%}
+{%- set reminder.text = reminder.text ~ " " ~ tool.function.name -%}
+{%- endfor -%}
 {%- if tools -%}
 <|im_start|>system
 {{ messages[0].content }}
@@ -41,12 +45,14 @@ Reply with <tool_call>
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}
 <|im_start|>user
-{{ message.content }}<|im_end|>
+{{ message.content }}
+{{ reminder.text }}<|im_end|>
 {% elif message.role == 'tool' -%}
 <|im_start|>user
 <tool_response>
 {{ message.content }}
-</tool_response><|im_end|>
+</tool_response>
+{{ reminder.text }}<|im_end|>
 {% elif message.role == 'assistant' -%}
 <|im_start|>assistant
 {{ message.content or '' }}
@@ -66,7 +72,7 @@ _ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
 def teachers_dialogues(simulate: bool) -> list[list[dict]]:
-    """Decisions of the teacher about logged stays: its calls alone."""
+    """Decisions of the teacher about logged stays: its first call and its last, without words."""
     log = Trajectories.load(ROOT / "sepsis_gym/sample_cohort").split("train")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dialogues.jsonl"
@@ -76,6 +82,7 @@ def teachers_dialogues(simulate: bool) -> list[list[dict]]:
         )
         told = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
     for dialogue in told:
+        del dialogue[4:-1]
         for turn in dialogue:
             if turn["role"] == "assistant":
                 turn["content"] = ""
