@@ -25,7 +25,8 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
-STAYS, STEPS, BATCH, LEARNING_RATE = 24, 300, 4, 3e-3
+STAYS, LEARNING_RATE = 24, 3e-3
+NEAR_TOKENS, NEAR, WHOLE = 48, (500, 16), (80, 4)  # steps and dialogues a step
 TEMPLATE = """\
 {%- set reminder = namespace(text="Call") -%}
 {%- for tool in tools or [] -%}
@@ -156,26 +157,46 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: li
             written[slice(*answer.span(1))] = True
         labels = [t if written[at] else -100 for t, (at, _) in zip(ids, offsets, strict=True)]
         examples.append((ids, labels))
-    examples.sort(key=lambda example: len(example[0]))  # a batch is of like length
     print(f"{len(texts)} dialogues, {np.mean([len(ids) for ids, _ in examples]):.0f} tokens each")
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
-    for step in range(STEPS):
-        start = random.randrange(len(examples) - BATCH)
-        batch = examples[start : start + BATCH]
-        length = len(batch[-1][0])
-        ids = torch.tensor([r + [tokenizer.pad_token_id] * (length - len(r)) for r, _ in batch])
-        labels = torch.tensor([r + [-100] * (length - len(r)) for _, r in batch])[:, 1:]
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-        wanted = labels != -100
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 40 == 0 or step == STEPS - 1:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
+    # near context first: over a thousand tokens a fresh model takes long to find what matters
+    near = [end for example in examples for end in endings(*example)]
+    for stage, steps, batch in ((near, *NEAR), (examples, *WHOLE)):
+        stage.sort(key=lambda example: len(example[0]))  # a batch is of like length
+        optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, LEARNING_RATE, steps, pct_start=0.1
+        )
+        for step in range(steps):
+            start = random.randrange(len(stage) - batch)
+            loss = loss_of(model, stage[start : start + batch], tokenizer.pad_token_id)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % 50 == 0 or step == steps - 1:
+                print(f"step {step}: loss {loss.item():.3f}", flush=True)
+
+
+def endings(ids: list[int], labels: list[int]) -> list[tuple[list[int], list[int]]]:
+    """Each answer with the little that stands before it."""
+    written = np.array(labels) != -100
+    starts = np.flatnonzero(written & ~np.roll(written, 1))
+    ends = np.flatnonzero(written & ~np.roll(written, -1)) + 1
+    spans = [(max(0, start - NEAR_TOKENS), end) for start, end in zip(starts, ends, strict=True)]
+    return [(ids[slice(*span)], labels[slice(*span)]) for span in spans]
+
+
+def loss_of(
+    model: Qwen3ForCausalLM, batch: list[tuple[list[int], list[int]]], pad: int
+) -> torch.Tensor:
+    """Mean cross-entropy of what is labelled."""
+    length = max(len(ids) for ids, _ in batch)
+    ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in batch])
+    labels = torch.tensor([row + [-100] * (length - len(row)) for _, row in batch])[:, 1:]
+    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+    wanted = labels != -100
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
 
 
 def main(out: str) -> None:
