@@ -26,7 +26,7 @@ from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
 STAYS, LEARNING_RATE = 24, 3e-3
-NEAR_TOKENS, NEAR, WHOLE = 48, (500, 16), (80, 4)  # steps and dialogues a step
+NEAR_TOKENS, NEAR, WHOLE = 48, (400, 16), (200, 4)  # steps and dialogues a step
 TEMPLATE = """\
 {%- set reminder = namespace(text="Call") -%}
 {%- for tool in tools or [] -%}
