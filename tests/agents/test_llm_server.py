@@ -56,6 +56,11 @@ def agent_on(backend, log, **settings):
     return LLMAgent(backend, log.preprocessing, fallback=fallback, **settings)
 
 
+def reader_on(backend, log, **settings):
+    fallback = make_agent("fixed_dose", action=FALLBACK)
+    return LLMDigitAgent(backend, log.preprocessing, fallback=fallback, mode="direct", **settings)
+
+
 def served(base_url, model, **sampling):
     settings = Sampling(max_tokens=MAX_TOKENS, **sampling)
     return OpenAIBackend(base_url, model, credentialed=True, sampling=settings)
@@ -72,7 +77,7 @@ def test_64_stays_are_finished_by_valid_calls_and_alike_in_this_process(
     transformers.utils.logging.disable_progress_bar()
     from agents.llm import TransformersBackend
 
-    told = {}
+    told, exact, few = {}, {}, log.select(np.arange(3))
     local = TransformersBackend(model, sampling=Sampling(max_tokens=MAX_TOKENS), device="cpu")
     for name, backend in (("vllm", served(base_url, model)), ("transformers", local)):
         agent = agent_on(backend, log, simulate=False, workers=16)
@@ -81,10 +86,16 @@ def test_64_stays_are_finished_by_valid_calls_and_alike_in_this_process(
         assert share_of_valid_calls(agent.counts) >= 0.99, agent.counts
         assert set(answers.max(1)) == {1.0}
         told[name] = answers.argmax(1), agent.counts
+        reader = reader_on(backend, few, workers=3)
+        exact[name] = agent_probabilities(name, reader, few).probabilities[few.is_decision]
+        assert reader.counts["fallbacks"] == 0
     same = (told["vllm"][0] == told["transformers"][0]).mean()
     print(told["vllm"][1], f"{len(np.unique(told['vllm'][0]))} actions, {same:.2%} the same")
-    assert len(np.unique(told["vllm"][0])) > 1
     assert same == 1
+    # the choice is often the same; what it is made from is not
+    print(f"probabilities differ by {abs(exact['vllm'] - exact['transformers']).max():.5f} at most")
+    np.testing.assert_allclose(exact["vllm"], exact["transformers"], atol=0.005)
+    assert np.ptp(exact["vllm"], axis=0).max() > 0.05
 
 
 def test_it_simulates_before_it_prescribes(base_url, model, log, world_model):
@@ -102,9 +113,7 @@ def test_probabilities_of_tokens_are_those_of_samples(base_url, model, log):
     env = SepsisReplayEnv(log)
     for stay in log.stays.stay_id[:2].tolist():
         shown = env.reset(options={"stay_id": stay})
-        fallback = make_agent("fixed_dose", action=FALLBACK)
-        about = (log.preprocessing,)
-        reader = LLMDigitAgent(served(base_url, model), *about, fallback=fallback, mode="direct")
+        reader = reader_on(served(base_url, model), log)
         drawn = agent_on(served(base_url, model, temperature=1.0), log, simulate=False, samples=n)
         for agent in (reader, drawn):
             prepare(agent, env)
