@@ -24,7 +24,7 @@ if model == "broken":
     sys.exit(3)
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 pathlib.Path(model).write_text(json.dumps([os.getpid(), worker.pid, sys.argv]))
-time.sleep(0.5)
+time.sleep(600 if model.endswith("slow") else 0.5)
 
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -83,7 +83,7 @@ def test_it_is_up_in_the_block_and_gone_after_it(vllm, port, tmp_path):
         assert urlopen(f"http://127.0.0.1:{port}/health").status == 200
         *pids, argv = started(note)
         assert all(map(alive, pids))
-    assert gone(*pids, within_s=0)
+    assert gone(*pids)
     assert argv[argv.index("--tool-call-parser") + 1] == "hermes"
     assert "--enable-prefix-caching" in argv
     assert argv[-2:] == ["--dtype", "bfloat16"]
@@ -95,7 +95,7 @@ def test_it_is_gone_whatever_ends_the_block(vllm, port, tmp_path, error):
     note = str(tmp_path / "note")
     with pytest.raises(error), serving(note, port=port, command=vllm):
         raise error
-    assert gone(*started(note)[:2], within_s=0)
+    assert gone(*started(note)[:2])
 
 
 def test_a_server_that_fails_tells_the_end_of_its_log(vllm, port):
@@ -107,13 +107,13 @@ def test_a_server_that_fails_tells_the_end_of_its_log(vllm, port):
 
 
 def test_a_server_that_is_not_up_in_time_is_stopped(vllm, port, tmp_path):
-    note = str(tmp_path / "note")
+    note = str(tmp_path / "slow")
     with (
         pytest.raises(BackendError, match="not up yet"),
-        serving(note, port=port, command=vllm, patience_s=0.3),
+        serving(note, port=port, command=vllm, patience_s=5),
     ):
         pass
-    assert gone(*started(note)[:2], within_s=0)
+    assert gone(*started(note)[:2])
 
 
 def test_a_taken_port_and_a_missing_command_are_told(vllm, port):
