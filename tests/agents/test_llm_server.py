@@ -1,6 +1,7 @@
 """A real vLLM server, and the same model in this process: both must say and do the same."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def model() -> str:
 
 @pytest.fixture(scope="module")
 def base_url(model) -> Iterator[str]:
-    port = int(os.environ.get("SEPSIS_GYM_VLLM_PORT", "18765"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command = os.environ.get("SEPSIS_GYM_VLLM", "vllm")
     with serving(model, port=port, options=OPTIONS, command=command) as (url, _):
         yield url
