@@ -16,7 +16,6 @@ from evaluation.report.cells import Interval
 from evaluation.report.tables import METHODS, interval_of
 from evaluation.results import Results, Row
 from evaluation.trust import TrustGate
-from evaluation.trust import TrustGate
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS
 
 try:
