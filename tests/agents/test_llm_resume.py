@@ -41,7 +41,7 @@ def start(out, server):
     code = "from sepsis_gym.cli import main; main()"
     command = [sys.executable, "-c", code, "evaluate", "--cohort", str(COHORT), "--out", str(out)]
     command += ["--base-url", server, "--llm-model", "m", "--mode", "direct", "--workers", "4"]
-    command += ["--resamples", "50", "--world-model", "None"]
+    command += ["--resamples", "50", "--world-model", "None", "--truth-patients", "0"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 

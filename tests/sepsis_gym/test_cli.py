@@ -184,7 +184,7 @@ def test_agents_of_another_cohort_are_refused(capsys, tables, tmp_path):
 
 def test_a_language_model_is_scored_beside_the_others(capsys, tmp_path, prescribing_server):
     pytest.importorskip("openai", reason="the llm extra is not installed")
-    server = ("--base-url", prescribing_server, "--llm-model", "m")
+    server = ("--base-url", prescribing_server, "--llm-model", "m", "--truth-patients", "8")
     main(["evaluate", "--cohort", str(SAMPLE_COHORT), "--out", str(tmp_path / "out"), *server])
     told = capsys.readouterr().out
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
@@ -194,6 +194,7 @@ def test_a_language_model_is_scored_beside_the_others(capsys, tmp_path, prescrib
     decisions = Trajectories.load(SAMPLE_COHORT).split("test").n_decisions.sum()
     assert llm["counts"]["decisions"] == decisions
     assert llm["counts"]["fallbacks"] == 0
+    assert llm["truth"]["episodes"] == 8
     assert f"decisions {decisions}" in told
     # it did what the constant agent does, so its weights are the same
     assert llm["estimates"]["wis"]["value"] == low_fluid["estimates"]["wis"]["value"]
