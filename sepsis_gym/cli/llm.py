@@ -1,6 +1,7 @@
 """``sepsis-gym llm``: serve a language model, watch it treat, and ask what it knows by itself."""
 
 import json
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -103,6 +104,8 @@ def serve(
     """
     from agents.llm.serve import serving
 
+    # a script's background job is born deaf to it, and would never end
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console()
     with ExitStack() as stack:
         status = stack.enter_context(console.status(f"starting vLLM with {model}"))

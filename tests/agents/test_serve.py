@@ -136,7 +136,12 @@ def test_the_command_leaves_no_orphan_however_it_ends(vllm, port, tmp_path, sign
     code = "from sepsis_gym.cli import main; main()"
     command = [sys.executable, "-c", code, "llm", "serve", note, "--port", str(port)]
     command += ["--vllm", vllm, "--", "--tensor-parallel-size", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as run:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a script's job is
+    ) as run:
         assert b"--base-url" in run.stdout.readline()
         *pids, argv = started(note)
         assert argv[-2:] == ["--tensor-parallel-size", "2"]
