@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from agents.network import Lstm, Network
 from agents.policy import (
+    WORLD_MODEL,
     StoredPolicy,
     TrainedPolicy,
     differing,
@@ -159,6 +160,7 @@ class OnlineAgent(StoredPolicy):
         """
         env = opened(config, trajectories.preprocessing)
         provenance = training_provenance(trajectories, seed) | _versions()
+        provenance[WORLD_MODEL] = getattr(env.env.unwrapped.model, "digest", None)
         with torch_settings(config.threads, seed), global_streams():
             algorithm = cls._algorithm(config, env)
             curve = learn(algorithm, config, seed, run or Run(), fingerprint(config, provenance))

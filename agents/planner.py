@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.guideline import GuidelineAgent
-from agents.policy import AgentRecord, BatchPolicy, one_hot
+from agents.policy import WORLD_MODEL, AgentRecord, BatchPolicy, one_hot
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.dynamics import Simulation, TransitionModel
 from sepsis_gym.errors import ConfigError
@@ -109,8 +109,9 @@ class PlanningAgent(BatchPolicy):
         return step_reward(before, after, lactate, after_lactate, goes_on, goes_on, reward)
 
     def to_record(self) -> AgentRecord:
-        """What is stored: the world model by its name or folder."""
-        return AgentRecord({"model": str(self._name), **self._settings})
+        """What is stored: the world model by its name or folder, and by what it was."""
+        made_of = {WORLD_MODEL: getattr(self.model, "digest", None)}
+        return AgentRecord({"model": str(self._name), **self._settings}, provenance=made_of)
 
     @classmethod
     def from_record(cls, record: AgentRecord) -> Self:

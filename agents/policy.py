@@ -203,6 +203,10 @@ def check_preprocessing(agent: Agent, preprocessing: Preprocessing) -> None:
         )
 
 
+WORLD_MODEL = "world_model_sha256"
+"""Under which an agent's provenance tells the world model it learned or plans in."""
+
+
 def training_provenance(trajectories: Trajectories, seed: int) -> dict[str, Any]:
     """Where a trained agent comes from, without a clock time: same run, same file."""
     return {

@@ -147,6 +147,11 @@ class BehaviorReport:
     impossible: int = 0
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Whose ratios the candidates were judged by."""
+        return tuple(dict.fromkeys(name for each in self.candidates for name in each.mean_rho))
+
+    @property
     def doubtful_rho(self) -> float:
         """What the trust gate reads: known probabilities are not in doubt, whatever the overlap."""
         return 1.0 if self.name == KNOWN else self.mean_rho_per_step[-1]

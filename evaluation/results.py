@@ -227,7 +227,7 @@ class Results:
 
     def _candidates(self) -> Table:
         report = self.behavior
-        targets = list(dict.fromkeys(name for each in report.candidates for name in each.mean_rho))
+        targets = report.targets
         rho = [f"Mean rho of {name}" for name in targets]
         table = Table(title="Behavior policies, on training stays not fitted on", box=box.SIMPLE)
         for title in ("Model", "Log-likelihood", "Calibration error", "Rare error", *rho):

@@ -144,7 +144,13 @@ class Patients:
         return taken
 
     def asked(self, k: int) -> Self:
-        """Copies: one patient k times, or these patients if there are k."""
+        """Copies: one patient k times, or these patients if there are k.
+
+        Raises:
+            ValueError: There are several, but not k.
+        """
+        if len(self) not in (1, k):
+            raise ValueError(f"{k} treatments for {len(self)} patients: ask one, or one each")
         return self.take(np.arange(k) if len(self) == k else np.zeros(k, np.int64))
 
     def moved(

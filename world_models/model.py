@@ -1,5 +1,6 @@
 """The Clinical World Model: a recurrent ensemble run in numpy."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,15 @@ class ClinicalWorldModel:
         self.threads = threads
         self._packed = PackedWeights.pack(self.weights)
         self._forward = _open_forward(self._packed, device)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the arrays it predicts with."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.weights.items()):
+            digest.update(name.encode() + array.tobytes())
+        digest.update(self.noise_factor.tobytes())
+        return digest.hexdigest()
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""

@@ -101,7 +101,7 @@ class LLMAgent:
             "simulations": self.max_simulations if self.simulate else 0,
             "repairs": self.max_repairs,
             "support_limit": self.support_limit,
-            "fallback": type(self.fallback).__name__,
+            "fallback": _told_apart(self.fallback),
         }
 
     def reset(self) -> None:
@@ -226,6 +226,15 @@ class LLMAgent:
         told = prompt.simulation_message(actions, simulation, info, self.support_limit)
         messages.append(_answer(call, told))
         return None
+
+
+def _told_apart(agent: Agent) -> str:
+    """Class, and hash of the agent where it can be saved."""
+    from agents.registry import agent_digest
+
+    saving: Any = agent
+    name = type(agent).__name__
+    return f"{name} {agent_digest(saving)[:16]}" if hasattr(agent, "to_record") else name
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _rules(results: Results) -> tuple[Rule, ...]:
 
 def _behavior(results: Results) -> Table:
     report = results.behavior
-    targets = list(dict.fromkeys(name for each in report.candidates for name in each.mean_rho))
+    targets = report.targets
     lines = (
         Line(
             (

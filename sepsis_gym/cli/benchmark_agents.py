@@ -12,7 +12,6 @@ from tyro.conf import OmitArgPrefixes
 from evaluation import EvaluationConfig, Results
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.evaluate import TRUTH_PATIENTS, score
-from sepsis_gym.cli.row_by_row import model_digest
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.files import check_target
 from sepsis_gym.trajectories import Trajectories
@@ -131,9 +130,10 @@ def _opened(
     """The agent, trained if it is not there, and the name of its row.
 
     Raises:
-        ConfigError: What is there was trained on another cohort.
+        ConfigError: What is there was trained on another cohort, or in another world model.
     """
     from agents import config_type, load_agent, make_agent, train_agent
+    from agents.policy import WORLD_MODEL
     from agents.registry import DESCRIPTION_FILE, needs_training, takes_world_model
     from evaluation import validation_value
 
@@ -153,9 +153,14 @@ def _opened(
             name, trajectories, folder, config=config, seed=seed or 0, score=judge
         )
     agent = load_agent(folder, trust_code=":" in name)
-    own, cohort = getattr(agent, "provenance", {}), trajectories.content_hash
-    if own.get("content_hash", cohort) != cohort:
-        raise ConfigError(f"{folder}: was trained on another cohort; delete it or name another out")
+    own, present = getattr(agent, "provenance", {}), {"content_hash": trajectories.content_hash}
+    if setup.world_model is not None:
+        present[WORLD_MODEL] = load_world_model(setup.world_model).digest
+    if any(own.get(what) not in (None, digest) for what, digest in present.items()):
+        raise ConfigError(
+            f"{folder}: was trained on another cohort or in another world model; delete it or "
+            "name another out"
+        )
     return label, agent
 
 
@@ -172,8 +177,7 @@ def _configs(opened: dict[str, Agent]) -> dict[str, dict[str, Any]]:
 def _described(world_model: str | None) -> str | None:
     if world_model is None:
         return None
-    digest = model_digest(load_world_model(world_model)) or ""
-    return f"{Path(world_model).name}, sha256 {digest[:16]}"
+    return f"{Path(world_model).name}, sha256 {load_world_model(world_model).digest[:16]}"
 
 
 def _version(package: str) -> str | None:

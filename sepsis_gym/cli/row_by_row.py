@@ -61,7 +61,7 @@ def score_one_by_one(
     shared = {
         "cohort": trajectories.content_hash,
         "config": asdict(config),
-        "world_model": model_digest(model),
+        "world_model": model and model.digest,
         "truth_patients": truth_patients,
         "propensities": known and known.digest,
         "code": _digest_of_code(),
@@ -130,17 +130,6 @@ def _agent_digest(agent: Agent, provenance: Mapping[str, Any]) -> str | None:
     if hasattr(agent, "to_record"):
         return agent_digest(saving)
     return json.dumps(provenance, sort_keys=True) if provenance else None
-
-
-def model_digest(model: ClinicalWorldModel | None) -> str | None:
-    """SHA-256 of what a world model computes with."""
-    if model is None:
-        return None
-    digest = hashlib.sha256()
-    for name, array in sorted(model.weights.items()):
-        digest.update(name.encode() + array.tobytes())
-    digest.update(model.noise_factor.tobytes())
-    return digest.hexdigest()
 
 
 def _digest_of_code() -> str:

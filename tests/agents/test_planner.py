@@ -1,5 +1,6 @@
 """Planning in a world model whose best action is known."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -76,6 +77,8 @@ def test_planners_plan_in_the_shipped_model_whatever_the_batch_and_survive_the_d
         save_agent(agent, tmp_path / name)
         again = load_agent(tmp_path / name)
         assert np.array_equal(again.batch_probabilities(seen), chosen)
+        told = json.loads((tmp_path / name / "agent.json").read_text())["provenance"]
+        assert told == {"world_model_sha256": agent.model.digest}
     with pytest.raises(ConfigError, match="horizon must be 1"):
         make_agent("lookahead", horizon=0)
 
@@ -91,3 +94,5 @@ def test_many_patients_under_a_dose_each_are_what_each_would_be_alone():
         alone = model.simulate(one, *(dose[i : i + 1] for dose in doses))
         assert np.allclose(alone.values, together.values[i : i + 1], atol=1e-4)
         assert np.allclose(alone.mortality_90d, together.mortality_90d[i], atol=1e-5)
+    with pytest.raises(ValueError, match="3 treatments for 5 patients"):
+        model.simulate(patients, *(dose[:3] for dose in doses))

@@ -1,6 +1,7 @@
 """``benchmark agents``: trains what needs it, keeps it, ranks it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ def test_a_second_run_trains_and_scores_nothing(out, capsys):
     assert "training" not in told
     assert told.count("(kept)") == 7  # two seeds, guideline, four baselines; one cannot be saved
     assert {p: content for p, content in files(out).items() if p in kept} == kept
+
+
+@pytest.mark.parametrize("what", ["content_hash", "world_model_sha256"])
+def test_an_agent_of_another_cohort_or_world_model_is_not_taken_for_ours(
+    out, tmp_path, capsys, what
+):
+    shutil.copytree(out / "agents", tmp_path / "agents")
+    file = tmp_path / "agents/clinician/1/agent.json"
+    described = json.loads(file.read_text())
+    described["provenance"][what] = "another"
+    file.write_text(json.dumps(described))
+    with pytest.raises(SystemExit):
+        benchmark(tmp_path, "--agents", "clinician")
+    assert "clinician/1: was trained on another cohort" in capsys.readouterr().err
 
 
 def test_ray_gives_the_same(out, tmp_path, monkeypatch):
