@@ -76,11 +76,16 @@ class PlanningAgent(BatchPolicy):
         row, action = np.nonzero(within)
         patients = decode_observation(observations, self._scales).take(row)
         value = np.full(within.shape, -np.inf)
-        value[row, action] = self._value(patients, action)
+        value[row, action] = self.value(patients, action)
         return value.argmax(1)
 
-    def _value(self, patients: Patients, action: NDArray[np.int64]) -> _Floats:
-        """[k] expected return of an action each, and of the guideline for the steps after it."""
+    def value(self, patients: Patients, action: NDArray[np.int64]) -> _Floats:
+        """Expected return of an action for each of k patients, the guideline followed after it.
+
+        Args:
+            patients: k states.
+            action: [k] action ids.
+        """
         reward, scales = RewardConfig(), self._scales
         total, here = np.zeros(len(patients)), np.ones(len(patients))
         for ahead in range(self.horizon):

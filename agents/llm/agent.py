@@ -4,6 +4,7 @@ import copy
 import json
 import threading
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Self
 
@@ -112,15 +113,19 @@ class LLMAgent:
         self._decisions: list[int] = []
         self.fallback.reset()
 
-    def session(self) -> Self:
+    def session(self, past: prompt.Past | None = None) -> Self:
         """The same agent with memory and counts of its own; the backend is shared.
 
         The fallback starts each session as it is now, so that its draws are those of the stay.
+
+        Args:
+            past: The stay so far, where the session begins in its midst.
         """
         session = copy.copy(self)
         session.fallback = copy.deepcopy(self.fallback)
         session.counts = dict.fromkeys(_COUNTED + _COUNTED_REQUESTS, 0)
         session.reset()
+        session._past = past or prompt.Past()
         return session
 
     def bind(self, simulator: Simulator) -> None:
@@ -143,7 +148,7 @@ class LLMAgent:
         return np.bincount(decisions, minlength=N_ACTIONS) / len(decisions)
 
     def _decide_times(self, n: int, observation: NDArray[np.float32], info: Info) -> list[int]:
-        if self._turns_to(info):
+        if self.turn_to(info):
             self._decisions = []
         while len(self._decisions) < n:
             action = self._decide(info, len(self._decisions))
@@ -152,7 +157,7 @@ class LLMAgent:
             self._decisions.append(action)
         return self._decisions[:n]
 
-    def _turns_to(self, info: Info) -> bool:
+    def turn_to(self, info: Info) -> bool:
         """Whether this is another state than the last one asked about, which then is history."""
         if self._present is not None and self._present["step"] == info["step"]:
             return False
@@ -163,18 +168,31 @@ class LLMAgent:
 
     def _decide(self, info: Info, draw: int) -> int | None:
         """The prescribed action; None, which is counted, where the fallback must decide."""
+        deciding, reply = self.deciding(info, draw), None
+        while True:
+            try:
+                messages = deciding.send(reply)
+            except StopIteration as decided:
+                return decided.value
+            reply = self.backend.complete(messages, self.tools(), draw=draw)
+
+    def deciding(self, info: Info, draw: int = 0) -> Generator[list[Message], Any, int | None]:
+        """The dialogue of one decision: yields it whenever the model is to answer it.
+
+        Returns:
+            The prescribed action; None, which is counted, where the fallback must decide.
+
+        Raises:
+            ConfigError: The simulator may be used but none was bound.
+        """
         if self.simulate and self._simulator is None:
             raise ConfigError("the agent may simulate but has no environment: call prepare() first")
         self.counts["decisions"] += 1
-        system = prompt.system_prompt(self.preprocessing, simulate=self.simulate)
-        messages: list[Message] = [
-            {"role": "system", "content": system},
-            {"role": "user", "content": prompt.patient_message(info, self._past)},
-        ]
+        messages = self.opening(info)
         self.transcript.append(messages)
         action, spent = None, Counter[str]()
         while action is None and spent["repairs"] <= self.max_repairs:
-            reply = self.backend.complete(messages, self._tools(), draw=draw)
+            reply: Reply = yield messages
             self.counts["requests"] += 1
             self.counts["prompt_tokens"] += reply.prompt_tokens
             self.counts["completion_tokens"] += reply.completion_tokens
@@ -189,7 +207,14 @@ class LLMAgent:
         self._write_down(info, draw, action, messages)
         return action
 
-    def _tools(self) -> list[dict[str, Any]]:
+    def opening(self, info: Info) -> list[Message]:
+        """How every dialogue about a state begins: the task, and the patient so far."""
+        system = prompt.system_prompt(self.preprocessing, simulate=self.simulate)
+        told = prompt.patient_message(info, self._past)
+        return [{"role": "system", "content": system}, {"role": "user", "content": told}]
+
+    def tools(self) -> list[dict[str, Any]]:
+        """What the model may call."""
         return prompt.tools(simulate=self.simulate)
 
     def _write_down(

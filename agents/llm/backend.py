@@ -44,6 +44,7 @@ class Reply:
         prompt_tokens: Tokens read for it.
         completion_tokens: Tokens written.
         cut: Whether it was longer than it may be, and was cut off.
+        tokens: What was written, end mark included, where the model runs in this process.
     """
 
     content: str
@@ -51,6 +52,7 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cut: bool = False
+    tokens: tuple[int, ...] = ()
 
     def to_message(self) -> Message:
         """The answer as the next turn; servers refuse to read arguments that are no JSON."""

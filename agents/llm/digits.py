@@ -61,9 +61,9 @@ class LLMDigitAgent(LLMAgent):
         """See :attr:`LLMAgent.provenance`."""
         return {**super().provenance, "mode": self._mode}
 
-    def session(self) -> Self:
+    def session(self, past: prompt.Past | None = None) -> Self:
         """The same agent with memory, counts and draws of its own; the backend is shared."""
-        session = super().session()
+        session = super().session(past)
         session._rng = copy.deepcopy(self._rng)
         return session
 
@@ -75,7 +75,7 @@ class LLMDigitAgent(LLMAgent):
         self, observation: NDArray[np.float32], info: Info
     ) -> NDArray[np.float64]:
         """Probability of each of the 25 actions, [25]; asks the model once per state."""
-        if self._turns_to(info):
+        if self.turn_to(info):
             self._probabilities = None
         if self._probabilities is None:
             told = self._asked(info) if self._mode == "digits" else self._called(info)
@@ -107,7 +107,7 @@ class LLMDigitAgent(LLMAgent):
 
         def ask(fluid_level: int | None) -> dict[str, float]:
             written = "" if fluid_level is None else f"{fluid_level}{prompt.CALL_MIDDLE}"
-            return self.backend.next_token(before, self._tools(), prefix=head + written)
+            return self.backend.next_token(before, self.tools(), prefix=head + written)
 
         told = self._read_levels(ask)
         self.counts["fallbacks"] += told is None

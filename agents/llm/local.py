@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.llm.backend import Message, Reply, Sampling, ToolCall, draw_seed
+from agents.llm.dialogue import render
 from sepsis_gym.errors import BackendError, ConfigError
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
@@ -20,8 +21,9 @@ _TOP_TOKENS = 20
 
 @dataclass(frozen=True)
 class _Asked:
-    """One request: a rendered dialogue; ``draw`` is None where only the next token is wanted."""
+    """One request: a dialogue's tokens; ``draw`` is None where only the next token is wanted."""
 
+    tokens: Sequence[int]
     text: str
     draw: int | None
     answer: Future[Any] = field(default_factory=Future)
@@ -47,6 +49,7 @@ class TransformersBackend:
         device: str | None = None,
         dtype: str = "auto",
         batch_size: int = 32,
+        loaded: tuple[Any, Any] | None = None,
     ) -> None:
         """Loads the model; weights in safetensors only, and no code of the model's.
 
@@ -56,6 +59,7 @@ class TransformersBackend:
             device: Torch device; None for the GPU if there is one.
             dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for that of the weights.
             batch_size: Most requests answered at a time.
+            loaded: The model and its tokenizer, where they are loaded already.
 
         Raises:
             ConfigError: There is no such model, or it has no chat template.
@@ -67,21 +71,25 @@ class TransformersBackend:
             raise ImportError('transformers is missing: pip install "sepsis-gym[local]"') from error
         self.model, self.sampling, self.batch_size = model, sampling or Sampling(), batch_size
         self._torch: Any = torch
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left")
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                model, dtype=dtype, use_safetensors=True
-            )
+            if loaded is None:
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+                network: Any = AutoModelForCausalLM.from_pretrained(
+                    model, dtype=dtype, use_safetensors=True
+                ).to(self._device)
+            else:
+                network, self.tokenizer = loaded
+                self._device = network.device
         except (OSError, ValueError) as error:
             raise ConfigError(f"{model}: cannot be loaded: {error}") from error
-        if not self._tokenizer.chat_template:
+        if not self.tokenizer.chat_template:
             raise ConfigError(f"{model}: has no chat template; take a model tuned for chat")
-        self._network = network.to(self._device).eval()
+        self.network = network.eval()
         ends = network.generation_config.eos_token_id
-        self._ends = set(ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id])
-        if self._tokenizer.pad_token_id is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._ends = set(ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id])
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         self._waiting: SimpleQueue[_Asked] = SimpleQueue()
         self._generating = Lock()
 
@@ -89,27 +97,25 @@ class TransformersBackend:
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
     ) -> Reply:
         """Answers a dialogue; see :meth:`agents.llm.OpenAIBackend.complete`."""
-        return self._ask(_Asked(self._render(messages, tools, ""), draw))
+        return self._ask(self._read(render(self.tokenizer, messages, tools), draw))
 
     def next_token(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
     ) -> dict[str, float]:
         """Next tokens' probabilities; see :meth:`agents.llm.OpenAIBackend.next_token`."""
-        return self._ask(_Asked(self._render(messages, tools, prefix), None))
+        text = render(self.tokenizer, messages, tools, prefix=prefix)
+        return self._ask(self._read(text, None))
 
-    def _render(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], prefix: str
-    ) -> str:
-        turns = [_with_parsed_arguments(message) for message in messages]
-        if prefix:
-            turns.append({"role": "assistant", "content": prefix})
-        return self._tokenizer.apply_chat_template(
-            turns,
-            tools=list(tools) or None,
-            tokenize=False,
-            add_generation_prompt=not prefix,
-            continue_final_message=bool(prefix),
-        )
+    def replies(self, prompts: Sequence[Sequence[int]], draws: Sequence[int]) -> list[Reply]:
+        """Answers dialogues given as tokens, each at the draw of its number."""
+        asked = [
+            _Asked(tokens, str(tokens), draw) for tokens, draw in zip(prompts, draws, strict=True)
+        ]
+        parts = range(0, len(asked), self.batch_size)
+        return [told for at in parts for told in self._generate(asked[at : at + self.batch_size])]
+
+    def _read(self, text: str, draw: int | None) -> _Asked:
+        return _Asked(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, draw)
 
     def _ask(self, asked: _Asked) -> Any:
         self._waiting.put(asked)
@@ -143,18 +149,18 @@ class TransformersBackend:
     def _generate(self, batch: list[_Asked]) -> list[Any]:
         """Replies, or next tokens' probabilities; the batch wants all the one or the other."""
         replies = batch[0].draw is not None
-        texts = [asked.text for asked in batch]
-        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        tokens = {"input_ids": [list(asked.tokens) for asked in batch]}
+        inputs = self.tokenizer.pad(tokens, padding_side="left", return_tensors="pt")
         processors = [self._drawing(batch)] if replies and self.sampling.temperature > 0 else []
         with self._torch.inference_mode():
-            out = self._network.generate(
+            out = self.network.generate(
                 **inputs.to(self._device),
                 max_new_tokens=self.sampling.max_tokens if replies else 1,
                 do_sample=False,
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                pad_token_id=self._tokenizer.pad_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
                 logits_processor=processors,
                 return_dict_in_generate=True,
                 output_logits=not replies,
@@ -183,16 +189,16 @@ class TransformersBackend:
         top = self._torch.softmax(logits.float(), -1).topk(min(_TOP_TOKENS, logits.shape[-1]))
         told = []
         for row, ids in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-            texts = [self._tokenizer.decode([token]) for token in ids]
+            texts = [self.tokenizer.decode([token]) for token in ids]
             told.append(dict(zip(reversed(texts), reversed(row), strict=True)))  # likeliest wins
         return told
 
     def _reply(self, prompt_tokens: int, written: list[int]) -> Reply:
         end = next((at for at, token in enumerate(written) if token in self._ends), None)
-        text = self._tokenizer.decode(written[:end])
+        text = self.tokenizer.decode(written[:end])
         content, calls = read_tool_calls(text)
-        tokens = len(written) if end is None else end + 1
-        return Reply(content, calls, prompt_tokens, tokens, cut=end is None)
+        tokens = tuple(written if end is None else written[: end + 1])
+        return Reply(content, calls, prompt_tokens, len(tokens), cut=end is None, tokens=tokens)
 
 
 def read_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
@@ -206,15 +212,3 @@ def read_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     except (ValueError, RecursionError, KeyError, TypeError):
         return text.strip(), ()
     return (text.partition("<tool_call>")[0] if calls else text).strip(), tuple(calls)
-
-
-def _with_parsed_arguments(message: Message) -> Message:
-    """Chat templates write out the arguments of earlier calls from objects, not from text."""
-    if "tool_calls" not in message:
-        return message
-    calls = [
-        {**call, "function": {**call["function"], "arguments": json.loads(arguments)}}
-        for call in message["tool_calls"]
-        for arguments in [call["function"]["arguments"]]
-    ]
-    return {**message, "tool_calls": calls}

@@ -236,15 +236,65 @@ def level_messages(
 
 def question_messages(question: str, info: Info, past: Past) -> list[dict[str, Any]]:
     """Asks one of :data:`QUESTIONS` about a state; arguments as :func:`patient_message`."""
-    task = "You assess septic patients in intensive care for research. Answer with yes or no alone."
-    asked = f"{patient_message(info, past)}\n\n{QUESTIONS[question]} Answer yes or no."
-    return [{"role": "system", "content": task}, {"role": "user", "content": asked}]
+    asked = f"{QUESTIONS[question]} Answer yes or no."
+    return _asked(info, past, "Answer with yes or no alone.", asked)
 
 
-def _number(value: SupportsFloat, digits: int = 4) -> str:
-    """Significant digits, whole from 1000 on: ``g`` alone turns to exponents there."""
+def outcome_messages(info: Info, past: Past, action: int) -> list[dict[str, Any]]:
+    """Asks what a treatment will lead to; other arguments as :func:`patient_message`."""
+    asked = f"{_treatment(action)} are given now. How will the patient be after the step?"
+    return _asked(info, past, "Foretell the patient's course in one line.", asked)
+
+
+def outcome_answer(before: Info, after: Info) -> str:
+    """SOFA and what was measured after the step of what was known before, each with its change."""
+    told = [f"SOFA {after['sofa']} ({_signed(after['sofa'] - before['sofa'])})"]
+    for name in _OUTCOMES:
+        at = FEATURE_INDEX[name]
+        if before["known"][at] and after["measured"][at]:
+            value = after["state"][at]
+            told.append(f"{name} {_number(value)} ({_signed(value - before['state'][at])})")
+    return "; ".join(told)
+
+
+def choice_messages(info: Info, past: Past, actions: tuple[int, int]) -> list[dict[str, Any]]:
+    """Asks what two treatments would lead to and which is better."""
+    first, second = map(_treatment, actions)
+    asked = f"Compare: A, {first}; B, {second}. Which leads to a higher MAP, which to less risk?"
+    return _asked(info, past, "Compare treatments in one line.", asked)
+
+
+def choice_answer(simulation: Simulation) -> str:
+    """What became of the two candidates, and which is better."""
+    pressure, risk = simulation.values[:, FEATURE_INDEX["meanbp"]], simulation.mortality_90d
+    told = [
+        f"{name}: meanbp {_number(pressure[k])}, 90-day risk {risk[k]:.0%}"
+        for k, name in enumerate("AB")
+    ]
+    higher, safer = "AB"[int(pressure.argmax())], "AB"[int(risk.argmin())]
+    return f"{'; '.join(told)}. Higher MAP: {higher}. Less risk: {safer}."
+
+
+def _asked(info: Info, past: Past, task: str, asked: str) -> list[dict[str, Any]]:
+    system = f"You assess septic patients in intensive care for research. {task}"
+    content = f"{patient_message(info, past)}\n\n{asked}"
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def _treatment(action: int) -> str:
+    fluid_level, vasopressor_level = decode_action(action)
+    return f"fluid level {fluid_level} and vasopressor level {vasopressor_level}"
+
+
+def _number(value: SupportsFloat) -> str:
+    """As it is charted: three significant digits, whole from 50 on."""
     number = float(value)
-    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.{digits}g}"
+    return f"{number:.0f}" if abs(number) >= 50 else f"{number:.3g}"
+
+
+def _signed(change: SupportsFloat) -> str:
+    told = f"{float(change):+.0f}" if abs(float(change)) >= 10 else f"{float(change):+.2g}"
+    return "+0" if float(told) == 0 else told
 
 
 def _line(info: Info) -> str:
@@ -288,11 +338,9 @@ def simulation_message(
             at = FEATURE_INDEX[name]
             if info["known"][at]:
                 change = values[k, at] - info["state"][at]
-                low, high = (_number(bound, 3) for bound in spread[k, :, at])
-                after[name] = (
-                    f"{_number(values[k, at], 3)} {FEATURES[at].unit} "
-                    f"({'+' if change >= 0 else ''}{_number(change, 2)}), {low} to {high}"
-                )
+                low, high = (_number(bound) for bound in spread[k, :, at])
+                told = f"{_number(values[k, at])} {FEATURES[at].unit} ({_signed(change)})"
+                after[name] = f"{told}, {low} to {high}"
         doubt = float(simulation.epistemic[k])
         outside = support_limit is not None and doubt > support_limit
         candidates.append(

@@ -19,6 +19,7 @@ from sepsis_gym.actions import N_LEVELS
 from sepsis_gym.dynamics import Simulator
 from sepsis_gym.errors import AgentReplyError
 
+COMPARE = " Compare the guided treatment with what runs and an alternative."
 Doses = tuple[int, int]
 """Fluid level, vasopressor level."""
 MAP_TARGET_MMHG = 65.0
@@ -110,6 +111,10 @@ class RuleBackend:
     model = "rule"
     sampling = Sampling()
 
+    def __init__(self, rounds: int = 2) -> None:
+        """Keeps how often it simulates: once, or once more around the best candidate."""
+        self.rounds = rounds
+
     def complete(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, draw: int = 0
     ) -> Reply:
@@ -120,13 +125,13 @@ class RuleBackend:
             return _prescribe(patient.proposals()[0], f"{patient} By the guidance")
         seen = [candidate for answer in answers for candidate in answer["candidates"]]
         if not seen:
-            said = f"{patient} Compare the guided treatment with what runs and an alternative."
-            return _simulate(patient.proposals(), said)
+            return _simulate(patient.proposals(), f"{patient}{COMPARE}")
         best = min(seen, key=cost)
         fluid, vasopressor = _doses(best)
-        told = f"Of {len(seen)}, fluid {fluid} with vasopressor {vasopressor} is best: 90-day risk "
-        told += f"{best['risk of death within 90 days']}, MAP {best['after'].get('meanbp', '?')}"
-        if len(answers) == 1:
+        pressure = best["after"].get("meanbp", "?").partition(",")[0]
+        told = f"Best is fluid {fluid} with vasopressor {vasopressor}: 90-day risk "
+        told += f"{best['risk of death within 90 days']}, MAP {pressure}"
+        if len(answers) < self.rounds:
             tried = {_doses(candidate) for candidate in seen}
             around = [(0, 1), (0, -1), (1, 0), (-1, 0)]
             near = _distinct([_within(fluid + df, vasopressor + dv) for df, dv in around])
@@ -161,16 +166,20 @@ def _prescribe(doses: Doses, why: str) -> Reply:
 class TeacherAgent(LLMAgent):
     """Treats by the rule; it takes clock and dose levels from the environment it is bound to."""
 
-    def __init__(self, *, workers: int = 1, **settings: Any) -> None:
+    def __init__(self, *, workers: int = 1, rounds: int = 2, **settings: Any) -> None:
         """Sets the agent up.
 
         Args:
             workers: See :class:`LLMAgent`.
+            rounds: 1 to simulate once, 2 to look around the best candidate as well.
             settings: Others of :class:`LLMAgent`.
         """
         unknown: Any = None  # until bind
         fallback = NoTreatmentAgent()  # never asked: the rule's calls are valid
-        super().__init__(RuleBackend(), unknown, fallback=fallback, workers=workers, **settings)
+        self._rounds = rounds
+        super().__init__(
+            RuleBackend(rounds), unknown, fallback=fallback, workers=workers, **settings
+        )
 
     def bind(self, simulator: Simulator) -> None:
         """Keeps the environment to simulate in."""
@@ -181,7 +190,7 @@ class TeacherAgent(LLMAgent):
     @property
     def provenance(self) -> dict[str, Any]:
         """Nothing but its settings: its wording is code."""
-        return {"support_limit": self.support_limit}
+        return {"support_limit": self.support_limit, "rounds": self._rounds}
 
     def to_record(self) -> AgentRecord:
         """What is stored."""

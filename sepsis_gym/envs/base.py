@@ -12,7 +12,7 @@ from sepsis_gym.dynamics import Simulation, TransitionModel
 from sepsis_gym.envs.bedside import bedside_text
 from sepsis_gym.envs.episode import EpisodeState, describe_one
 from sepsis_gym.errors import ConfigError
-from sepsis_gym.patients import encode_observation, observation_space
+from sepsis_gym.patients import Patients, encode_observation, observation_space
 from sepsis_gym.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -66,6 +66,15 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         self._window: StayWindow | None = None
         self._can_open_window = True
 
+    @property
+    def patients(self) -> Patients:
+        """The one patient, for whoever asks the world model itself.
+
+        Raises:
+            gymnasium.error.ResetNeeded: The episode is over or has not begun.
+        """
+        return self._ongoing().patients
+
     def simulate(self, actions: NDArray[np.integer]) -> Simulation:
         """Predicts the next step under each of k actions; state and random stream stay put.
 
@@ -75,7 +84,7 @@ class PatientEnv(gym.Env[NDArray[np.float32], np.int64]):
         if self.model is None:
             raise ConfigError("simulate() needs a world model: open the environment with model=...")
         doses = self.preprocessing.action_bins.doses(np.atleast_1d(actions))
-        return self.model.simulate(self._ongoing().patients, *doses)
+        return self.model.simulate(self.patients, *doses)
 
     def render(self) -> str | NDArray[np.uint8] | None:  # type: ignore[override]
         """The bedside chart as text in ``ansi`` mode, the stay's figure in ``rgb_array`` mode.

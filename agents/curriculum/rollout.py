@@ -1,0 +1,286 @@
+"""Decisions drawn from the model in training, and what the world model makes of them.
+
+The agent decides as it does everywhere else (:class:`agents.llm.LLMAgent`), many states at a time;
+what it read and wrote is kept as tokens.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.curriculum.config import CurriculumConfig
+from agents.curriculum.situations import LoggedSituation, Situation
+from agents.guideline import GuidelineAgent
+from agents.llm import LLMAgent, Sampling, TransformersBackend
+from agents.llm.dialogue import answer_to, render
+from agents.llm.prompt import Past
+from agents.planner import PlanningAgent
+from sepsis_gym.actions import decode_action
+from sepsis_gym.dynamics import TransitionModel
+from sepsis_gym.envs import SepsisEnv
+from sepsis_gym.patients import decode_observation
+
+REWARDS = ("value", "guideline", "invalid")
+TOLD = ("valid", "simulations", "fallback")
+"""What else is logged of each decision."""
+
+
+@dataclass
+class Decision:
+    """What the model read and wrote until it prescribed.
+
+    Attributes:
+        prompt: Tokens of the opening.
+        completion: Tokens after it.
+        written: Of which the model wrote.
+        action: What it prescribed, or the fallback gave.
+        counts: Of the session.
+    """
+
+    prompt: list[int]
+    completion: list[int] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
+    action: int = -1
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, tokens: Sequence[int], *, written: bool) -> None:
+        """Goes on."""
+        self.completion += tokens
+        self.written += [int(written)] * len(tokens)
+
+
+def decide(
+    backend: TransformersBackend,
+    agents: Sequence[LLMAgent],
+    situations: Sequence[Situation],
+    draws: Sequence[int],
+) -> list[Decision]:
+    """One decision in each of n situations, turn by turn together.
+
+    Args:
+        backend: The model.
+        agents: How each of them is asked.
+        situations: The states.
+        draws: Numbers that tell decisions in the same state apart.
+    """
+    tokenizer, told, live = backend.tokenizer, list[Decision](), {}
+    for at, (agent, here) in enumerate(zip(agents, situations, strict=True)):
+        session = agent.session(here.past)
+        session.bind(here.simulator)
+        deciding = session.deciding(here.info)
+        opening = render(tokenizer, next(deciding), session.tools())
+        told.append(Decision(tokenizer(opening, add_special_tokens=False)["input_ids"]))
+        live[at] = session, deciding
+    while live:
+        asked = [told[at].prompt + told[at].completion for at in live]
+        replies = backend.replies(asked, [draws[at] for at in live])
+        for at, reply in zip(list(live), replies, strict=True):
+            session, deciding = live[at]
+            told[at].add(reply.tokens, written=True)
+            spoken = len(session.transcript[-1]) + 1
+            try:
+                messages = deciding.send(reply)
+            except StopIteration as decided:
+                here = situations[at]
+                action = decided.value
+                if action is None:
+                    action = session.fallback.act(here.observation, here.info)
+                told[at].action, told[at].counts = action, session.counts
+                del live[at]
+            else:
+                if reply.cut:
+                    told[at].add([tokenizer.eos_token_id], written=False)
+                rest = answer_to(tokenizer, messages, spoken, session.tools())
+                told[at].add(rest, written=False)
+    return told
+
+
+class Rollouts:
+    """TRL's ``rollout_func``: prompts in, decisions and their worth out.
+
+    A prompt is JSON: ``{"at": position of the situation or seed of the stay, "simulate": ...}``.
+    """
+
+    def __init__(
+        self,
+        situations: Sequence[LoggedSituation],
+        agent: Callable[[bool], LLMAgent],
+        model: TransitionModel,
+        config: CurriculumConfig,
+    ) -> None:
+        """Sets the rollouts up.
+
+        Args:
+            situations: Logged states to decide in.
+            agent: The agent with or without its simulator.
+            model: World model that judges.
+            config: Of the curriculum.
+        """
+        self.situations, self.config, self._model = situations, config, model
+        self._agents = {simulate: agent(simulate) for simulate in (False, True)}
+        self._guideline = GuidelineAgent(model.preprocessing)
+        rl = config.rl
+        self._planner = PlanningAgent(model, horizon=rl.horizon, penalty=rl.doubt)
+
+    def prompts(self) -> list[str]:
+        """As many as the stage asks about, in order."""
+        rl, rng = self.config.rl, np.random.default_rng(self.config.seed)
+        n = rl.steps * rl.patients
+        rounds = -(-n // len(self.situations))
+        order = np.concatenate([rng.permutation(len(self.situations)) for _ in range(rounds)])[:n]
+        if rl.whole_stay:
+            order = rng.integers(2**31, size=n)
+        tools = rng.random(n) >= self.config.without_simulator
+        return [
+            json.dumps({"at": int(at), "simulate": bool(tool)})
+            for at, tool in zip(order, tools, strict=True)
+        ]
+
+    def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
+        """What TRL asks for, and the rewards of :data:`REWARDS` as further columns."""
+        from trl.models.utils import unwrap_model_for_generation
+
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as network:
+            training = network.training
+            loaded = network, trainer.processing_class
+            step = int(trainer.state.global_step)
+            told = self.roll(loaded, [json.loads(text) for text in prompts], step)
+            network.train(training)
+        return told
+
+    def roll(
+        self, loaded: tuple[Any, Any], asked: Sequence[dict[str, Any]], step: int
+    ) -> dict[str, Any]:
+        """Decides and judges; the arguments are a model with its tokenizer, prompts, and the step.
+
+        The same step draws the same decisions.
+        """
+        agents = [self._agents[one["simulate"]] for one in asked]
+        if self.config.rl.whole_stay:
+            here: Sequence[Situation]
+            decided, value, here = self._stays(loaded, agents, [one["at"] for one in asked], step)
+        else:
+            here = [self.situations[one["at"]] for one in asked]
+            decided = self._decide(loaded, agents, here, step)
+        action = np.array([one.action for one in decided])
+        observations = np.stack([each.observation for each in here])
+        usual = self._guideline.choose(observations)
+        if not self.config.rl.whole_stay:
+            patients = decode_observation(observations, self._model.preprocessing)
+            expected = [self._planner.value(patients, doses) for doses in (action, usual)]
+            value = expected[0] - expected[1]
+        apart = np.subtract(decode_action(action), decode_action(usual))
+        bad = [one.counts["repairs"] + one.counts["fallbacks"] for one in decided]
+        rl, away = self.config.rl, np.abs(apart).sum(0)
+        return {
+            "prompt_ids": [one.prompt for one in decided],
+            "completion_ids": [one.completion for one in decided],
+            "logprobs": None,
+            "env_mask": [one.written for one in decided],
+            "value": value.tolist(),
+            "guideline": (-rl.guideline * away).tolist(),
+            "invalid": [-rl.invalid * n for n in bad],
+            "valid": [float(n == 0) for n in bad],
+            "simulations": [float(one.counts["simulations"]) for one in decided],
+            "fallback": [float(one.counts["fallbacks"]) for one in decided],
+        }
+
+    def _decide(
+        self,
+        loaded: tuple[Any, Any],
+        agents: Sequence[LLMAgent],
+        situations: Sequence[Situation],
+        step: int,
+        *,
+        greedy: bool = False,
+    ) -> list[Decision]:
+        temperature = 0.0 if greedy else self.config.rl.temperature
+        seed = hash((self.config.seed, step))
+        sampling = Sampling(temperature, self.config.max_tokens, seed)
+        at_once = len(agents) if loaded[0].device.type == "cpu" else 8 * self.config.rl.at_once
+        backend = TransformersBackend(
+            "in training", sampling=sampling, batch_size=at_once, loaded=loaded
+        )
+        return decide(backend, agents, situations, range(len(agents)))
+
+    def _stays(
+        self, loaded: tuple[Any, Any], agents: Sequence[LLMAgent], seeds: Sequence[int], step: int
+    ) -> tuple[list[Decision], NDArray[np.float64], list[Situation]]:
+        """Decides once in each of n stays and goes on as the model would most likely.
+
+        The decision's step is drawn by the stay's seed, and so is all luck, so that a group's
+        stays are one until its members decide.
+
+        Returns:
+            The decisions, [n] what the world model paid from then on, and where they were made.
+        """
+        groups = {seed: _Stay(self._model, seed) for seed in seeds}
+        asked = dict(zip(seeds, agents, strict=True))
+        while early := [seed for seed, stay in groups.items() if not stay.due]:
+            self._move(loaded, [(asked[seed], groups[seed]) for seed in early], step)
+        stays = [groups[seed].branch() for seed in seeds]
+        here = [stay.situation() for stay in stays]
+        decided = self._decide(loaded, agents, here, step)
+        for stay, one in zip(stays, decided, strict=True):
+            stay.paid = 0.0
+            stay.move(one.action)
+        pairs = list(zip(agents, stays, strict=True))
+        while ongoing := [pair for pair in pairs if not pair[1].over]:
+            self._move(loaded, ongoing, step)
+        return decided, np.array([stay.paid for stay in stays]), here
+
+    def _move(
+        self, loaded: tuple[Any, Any], asked: Sequence[tuple[LLMAgent, "_Stay"]], step: int
+    ) -> None:
+        agents, stays = zip(*asked, strict=True)
+        situations = [stay.situation() for stay in stays]
+        decided = self._decide(loaded, agents, situations, step, greedy=True)
+        for stay, one in zip(stays, decided, strict=True):
+            stay.move(one.action)
+
+
+class _Stay:
+    """A stay in the world model, of which one decision counts."""
+
+    def __init__(self, model: TransitionModel, seed: int) -> None:
+        self._model, self._env, self._past, self.paid = model, SepsisEnv(model), Past(), 0.0
+        self._observation, self._info = self._env.reset(seed=seed)
+        self._moves = 0
+        self._due = int(np.random.default_rng(seed).integers(model.preprocessing.max_steps))
+        self.over = False
+        self._before: tuple[Any, ...] | None = None
+
+    @property
+    def due(self) -> bool:
+        return self._moves >= self._due
+
+    def situation(self) -> Situation:
+        return Situation(self._observation, self._info, deepcopy(self._past), self._env)
+
+    def branch(self) -> "_Stay":
+        """Another stay that is the same so far, luck included."""
+        other = copy(self)
+        other._env, other._past = SepsisEnv(self._model), deepcopy(self._past)
+        other._env.reset(seed=0)
+        other._env.set_state(self._env.get_state())
+        return other
+
+    def move(self, action: int) -> None:
+        """The stay's next step; one that would end before its decision is due waits there."""
+        if not self.due:
+            self._before = self._env.get_state(), self._observation, self._info
+        observation, paid, self.over, _, info = self._env.step(action)
+        if self.over and not self.due and self._before is not None:
+            state, self._observation, self._info = self._before
+            self._env.set_state(state)
+            self._due, self.over = self._moves, False
+            return
+        self._past.add(self._info)
+        self._observation, self._info = observation, info
+        self._moves += 1
+        self.paid += float(paid)

@@ -1,0 +1,87 @@
+"""States of logged stays as an agent meets them: the patient, what came before, what if."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.llm.prompt import Past
+from sepsis_gym.agent import Info
+from sepsis_gym.dynamics import Simulation, Simulator, TransitionModel
+from sepsis_gym.envs.replay import SepsisReplayEnv
+from sepsis_gym.patients import Patients
+from sepsis_gym.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A state in which a decision is due.
+
+    Attributes:
+        observation: [107].
+        info: The patient in clinical units.
+        past: The stay before it.
+        simulator: Answers "what if".
+    """
+
+    observation: NDArray[np.float32]
+    info: Info
+    past: Past
+    simulator: Simulator
+
+
+@dataclass(frozen=True)
+class LoggedSituation(Situation):
+    """One that was logged.
+
+    Attributes:
+        row: Of the log.
+        action: What the clinician gave.
+        following: ``info`` of the state after it.
+    """
+
+    row: int
+    action: int
+    following: Info
+
+
+@dataclass(frozen=True)
+class Bedside:
+    """Simulates for one patient."""
+
+    model: TransitionModel
+    patients: Patients
+
+    def simulate(self, actions: NDArray[np.integer]) -> Simulation:
+        """The step under each of k actions."""
+        doses = self.model.preprocessing.action_bins.doses(np.asarray(actions))
+        return self.model.simulate(self.patients, *doses)
+
+
+def logged_situations(
+    log: Trajectories, model: TransitionModel, *, progress: str
+) -> Iterator[LoggedSituation]:
+    """Every decision of every stay, stay by stay.
+
+    Args:
+        log: The stays.
+        model: World model to simulate in; it follows the stays.
+        progress: What the progress bar says.
+    """
+    env = SepsisReplayEnv(log, model=model)
+    for position, stay in enumerate(tqdm(log.stays.stay_id.tolist(), progress, disable=None)):
+        observation, info = env.reset(options={"stay_id": stay})
+        past, over = Past(), False
+        row = int(log.offsets[position])
+        while not over:
+            before, patients = deepcopy(past), env.patients
+            action = env.logged_action
+            past.add(info)
+            next_observation, _, over, _, following = env.step(action)
+            yield LoggedSituation(
+                observation, info, before, Bedside(model, patients), row, action, following
+            )
+            observation, info, row = next_observation, following, row + 1

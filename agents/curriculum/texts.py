@@ -1,0 +1,159 @@
+"""What is learned from text: questions about the patient's course, and the teacher's decisions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.curriculum.config import CurriculumConfig
+from agents.curriculum.situations import logged_situations
+from agents.guideline import GuidelineAgent
+from agents.llm import LLMAgent, prompt
+from agents.llm.backend import Message
+from agents.llm.teacher import COMPARE
+from sepsis_gym.actions import N_ACTIONS, decode_action, encode_action
+from sepsis_gym.agent import prepare
+from sepsis_gym.dynamics import TransitionModel
+from sepsis_gym.envs.replay import SepsisReplayEnv
+from sepsis_gym.preprocessing import Preprocessing
+from sepsis_gym.trajectories import Trajectories
+
+Dialogue = tuple[list[Message], list[dict[str, Any]]]
+"""Messages, and the tools they were held with."""
+_YES_NO_SHARE = 0.6
+
+
+def dynamics(
+    log: Trajectories,
+    model: TransitionModel,
+    answers: Mapping[str, NDArray[np.float64]],
+    *,
+    seed: int,
+) -> list[Dialogue]:
+    """One question about each decision of the log: an outcome, the next state, or what if.
+
+    Args:
+        log: The stays, whose next values and outcomes are the answers.
+        model: World model that answers what would have been.
+        answers: Of each of :data:`agents.llm.prompt.QUESTIONS` [rows]: 1, 0, or NaN where it is
+            not asked.
+        seed: Of the choice of questions and treatments.
+    """
+    rng, told = np.random.default_rng(seed), list[Dialogue]()
+    for here in logged_situations(log, model, progress="questions"):
+        known = [name for name, truth in answers.items() if not np.isnan(truth[here.row])]
+        info, past, kind = here.info, here.past, rng.random()
+        if known and kind < _YES_NO_SHARE:
+            question = known[rng.integers(len(known))]
+            messages = prompt.question_messages(question, info, past)
+            said = "yes" if answers[question][here.row] else "no"
+        elif kind < (1 + _YES_NO_SHARE) / 2:
+            messages = prompt.outcome_messages(info, past, here.action)
+            said = prompt.outcome_answer(info, here.following)
+        else:
+            actions = rng.choice(N_ACTIONS, 2, replace=False)
+            messages = prompt.choice_messages(info, past, (int(actions[0]), int(actions[1])))
+            said = prompt.choice_answer(here.simulator.simulate(actions))
+        told.append(([*messages, {"role": "assistant", "content": said}], []))
+    return told
+
+
+@dataclass(frozen=True)
+class Held:
+    """A decision of the teacher's.
+
+    Attributes:
+        messages: Its dialogue.
+        guideline: What the guideline would have given.
+        died_90d: Whether the logged patient died.
+    """
+
+    messages: list[Message]
+    guideline: int
+    died_90d: bool
+
+    @property
+    def action(self) -> int:
+        """What the teacher prescribed."""
+        doses = json.loads(self.messages[-1]["tool_calls"][0]["function"]["arguments"])
+        return int(encode_action(doses["iv_fluid"], doses["vasopressor"]))
+
+
+def decisions(
+    teacher: LLMAgent, log: Trajectories, model: TransitionModel, kept: Path
+) -> list[Held]:
+    """The teacher's dialogues about the decisions of the log, but those that needed a repair.
+
+    Args:
+        teacher: The rule, or a language model.
+        log: The stays.
+        model: World model to simulate in.
+        kept: File that holds what was told before, a JSON line per stay; it holds patients.
+    """
+    done: dict[int, list[dict[str, Any]]] = {}
+    if kept.exists():
+        for line in kept.read_text(encoding="utf-8").splitlines():
+            if line.endswith("}"):  # all but one that a kill cut short
+                entry = json.loads(line)
+                done[entry["stay_id"]] = entry["held"]
+    guideline = GuidelineAgent(log.preprocessing)
+
+    def hold(stay: int) -> list[dict[str, Any]]:
+        if stay in done:
+            return done[stay]
+        env, session, held = SepsisReplayEnv(log, model=model), teacher.session(), []
+        observation, info = env.reset(options={"stay_id": stay})
+        prepare(session, env)
+        over = False
+        while not over:
+            before = session.counts["repairs"] + session.counts["fallbacks"]
+            usual = int(guideline.choose(observation[None])[0])
+            action = session.act(observation, info)
+            if session.counts["repairs"] + session.counts["fallbacks"] == before:
+                held.append({"messages": session.transcript[-1], "guideline": usual})
+            observation, _, over, _, info = env.step(action)
+        return held
+
+    told: list[Held] = []
+    stays, died = log.stays.stay_id.tolist(), log.stays.died_90d.tolist()
+    with ThreadPoolExecutor(teacher.workers) as pool, kept.open("a", encoding="utf-8") as file:
+        each = tqdm(pool.map(hold, stays), "teacher's dialogues", len(stays), disable=None)
+        for stay, dead, held in zip(stays, died, each, strict=True):
+            if stay not in done:
+                file.write(json.dumps({"stay_id": stay, "held": held}) + "\n")
+                file.flush()
+            told += [Held(**one, died_90d=bool(dead)) for one in held]
+    return told
+
+
+def imitated(
+    held: Sequence[Held], preprocessing: Preprocessing, config: CurriculumConfig
+) -> list[Dialogue]:
+    """The dialogues worth imitating; some of them as if there were no simulator."""
+    rng, chosen = np.random.default_rng(config.seed), list[Dialogue]()
+    for one in held:
+        away = np.abs(np.subtract(decode_action(one.action), decode_action(one.guideline))).max()
+        if away > config.guideline_reach or (config.survivors_only and one.died_90d):
+            continue
+        if rng.random() < config.without_simulator:
+            alone = without_simulator(one.messages, preprocessing)
+            chosen.append((alone, prompt.tools(simulate=False)))
+        else:
+            chosen.append((one.messages, prompt.tools(simulate=True)))
+    return chosen
+
+
+def without_simulator(messages: Sequence[Message], preprocessing: Preprocessing) -> list[Message]:
+    """The same decision by an agent that has no simulator and foretells what that would say."""
+    system = prompt.system_prompt(preprocessing, simulate=False)
+    first = next(turn for turn in messages if turn["role"] == "assistant")
+    last = dict(messages[-1])
+    if first is not messages[-1]:
+        last["content"] = f"{first['content'].removesuffix(COMPARE)} {last['content']}".strip()
+    return [{"role": "system", "content": system}, messages[1], last]

@@ -1,0 +1,261 @@
+"""The three stages through TRL: supervised texts, then reinforcement in the world model.
+
+Each stage starts from a model folder and writes one that ``sepsis-gym llm serve`` takes.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from agents.curriculum.config import CurriculumConfig, ReinforcementConfig, SupervisedConfig
+from agents.curriculum.rollout import REWARDS, TOLD, Rollouts
+from agents.curriculum.texts import Dialogue
+from agents.llm.dialogue import encode
+from sepsis_gym.errors import ConfigError
+
+_SAVED_TIMES = 10
+"""Checkpoints in a stage, of which the last is kept."""
+_LORA_LAYERS = "all-linear"
+
+
+def load(folder: str, config: CurriculumConfig) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer.
+
+    Args:
+        folder: Folder, or name on the Hugging Face hub.
+        config: Whose ``dtype`` counts.
+
+    Raises:
+        ConfigError: There is no such model, or it has no chat template.
+    """
+    try:
+        import torch
+        import trl  # noqa: F401
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise ImportError('trl is missing: pip install "sepsis-gym[train]"') from error
+    dtype = "float32"
+    if config.dtype == "bfloat16" or (config.dtype == "auto" and torch.cuda.is_available()):
+        dtype = "bfloat16"
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: cannot be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{folder}: has no chat template; take a model tuned for chat")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return network, tokenizer
+
+
+def learn_texts(
+    start: str,
+    dialogues: Sequence[Dialogue],
+    out: Path,
+    stage: SupervisedConfig,
+    config: CurriculumConfig,
+) -> None:
+    """Trains on what the assistant says in these dialogues.
+
+    Args:
+        start: Model folder or name.
+        dialogues: What to learn.
+        out: Model folder to write; beside it ``.training`` keeps what a stopped run goes on from.
+        stage: Settings.
+        config: Of the curriculum.
+    """
+    network, tokenizer = load(start, config)
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = []
+    for messages, tools in dialogues:
+        ids, written = encode(tokenizer, messages, tools)
+        own = [token if mine else -100 for token, mine in zip(ids, written, strict=True)]
+        rows.append({"input_ids": ids, "labels": own})
+    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    _tell_cost(network, config, stage.steps * stage.batch_size * tokens, stage.at_once * tokens)
+    args = SFTConfig(
+        **_arguments(out, stage, stage.batch_size, config),
+        max_length=None,
+        packing=False,
+        train_sampling_strategy="group_by_length",
+    )
+    trainer = SFTTrainer(
+        model=network,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=_adapters(config),
+    )
+    _run(trainer, start, out, config)
+
+
+def reinforce(start: str, rollouts: Rollouts, out: Path, config: CurriculumConfig) -> None:
+    """Trains on decisions drawn from the model and judged in the world model.
+
+    Args:
+        start: Model folder or name.
+        rollouts: Draw and judge.
+        out: See :func:`learn_texts`.
+        config: Of the curriculum.
+    """
+    network, tokenizer = load(start, config)
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # pinned, and held by a test
+    stage = config.rl
+    asked = [{"prompt": text} for text in rollouts.prompts()]
+    args = GRPOConfig(
+        **_arguments(out, stage, stage.patients * stage.group, config),
+        num_generations=stage.group,
+        beta=stage.kl,
+        temperature=stage.temperature,
+        loss_type="dr_grpo",
+        scale_rewards="batch",
+        max_completion_length=config.max_tokens,
+        reward_weights=[1.0] * len(REWARDS) + [0.0] * len(TOLD),
+        shuffle_dataset=False,
+    )
+    trainer = GRPOTrainer(
+        model=network,
+        args=args,
+        train_dataset=Dataset.from_list(asked),
+        processing_class=tokenizer,
+        peft_config=_adapters(config),
+        reward_funcs=[_column(name) for name in (*REWARDS, *TOLD)],
+        rollout_func=rollouts,
+    )
+    _run(trainer, start, out, config)
+
+
+def _column(name: str) -> Any:
+    """A reward that the rollout has worked out already."""
+
+    def reward(completions: list[Any], **columns: list[Any]) -> list[float]:
+        return columns[name]
+
+    reward.__name__ = name
+    return reward
+
+
+def _arguments(
+    out: Path,
+    stage: SupervisedConfig | ReinforcementConfig,
+    batch_size: int,
+    config: CurriculumConfig,
+) -> dict[str, Any]:
+    """What both trainers are told."""
+    import torch
+
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out.parent / "tensorboard" / out.name)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    at_once = min(stage.at_once, batch_size // processes)
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(_workplace(out)),
+        "max_steps": stage.steps,
+        "learning_rate": stage.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, stage.steps // 20),
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": max(1, batch_size // (at_once * processes)),
+        "gradient_checkpointing": config.lora_rank is not None,
+        "max_grad_norm": 1.0,
+        "bf16": cuda and config.dtype != "float32",
+        "use_cpu": not cuda,
+        "dataloader_pin_memory": cuda,
+        "logging_steps": max(1, stage.steps // 50),
+        "save_steps": max(1, stage.steps // _SAVED_TIMES),
+        "save_total_limit": 1,
+        "report_to": ["tensorboard"],
+        "seed": config.seed,
+    }
+
+
+def _adapters(config: CurriculumConfig) -> Any:
+    if config.lora_rank is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules=_LORA_LAYERS,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _workplace(out: Path) -> Path:
+    return out.parent / ".training" / out.name
+
+
+def _run(trainer: Any, start: str, out: Path, config: CurriculumConfig) -> None:
+    """Trains, from the last checkpoint if there is one, and writes the model folder."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    work = _workplace(out)
+    last = get_last_checkpoint(str(work)) if work.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    whole = work / "trained"
+    trainer.save_model(str(whole))  # on every process: the weights may be spread
+    if not trainer.is_world_process_zero():
+        return
+    if config.lora_rank is not None:
+        from peft import PeftModel
+
+        network, _ = load(start, config)
+        adapted = PeftModel.from_pretrained(network, str(whole))
+        shutil.rmtree(whole)
+        adapted.merge_and_unload().save_pretrained(whole)
+    trainer.processing_class.save_pretrained(whole)
+    (whole / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    whole.rename(out)
+    shutil.rmtree(work)
+
+
+def _tell_cost(network: Any, config: CurriculumConfig, tokens: float, at_once: float) -> None:
+    """Prints what a run will take, roughly: counted, not measured, but for the device's speed."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parameters = sum(weight.numel() for weight in network.parameters())
+    bytes_each = 4 if network.dtype == torch.float32 else 2
+    shape = network.config
+    inner = 34 if config.lora_rank is None else 4  # bytes per token and layer kept for the gradient
+    kept = at_once * shape.num_hidden_layers * shape.hidden_size * inner
+    kept += 3 * 4 * at_once * shape.vocab_size
+    trained = parameters * 12 if config.lora_rank is None else parameters * 0.2
+    memory = parameters * bytes_each + trained + kept
+    seconds = 6 * parameters * tokens / _flops(device)
+    print(
+        f"{parameters / 1e6:,.1f} M parameters on {device}: about {memory / 2**30:.1f} GiB and, "
+        f"for {tokens / 1e6:,.1f} M tokens, {seconds / 60:.0f} minutes or more",
+        flush=True,
+    )
+
+
+def _flops(device: str) -> float:
+    """Multiplications and additions a second of a product of 1024 x 1024."""
+    import torch
+
+    a = torch.randn(1024, 1024, device=device, dtype=torch.bfloat16 if device == "cuda" else None)
+    best = float("inf")
+    for _ in range(5):
+        began = perf_counter()
+        (a @ a).sum().item()
+        best = min(best, perf_counter() - began)
+    return 2 * 1024**3 / best
+
+
+def settings_of(config: CurriculumConfig) -> dict[str, Any]:
+    """Plain JSON types."""
+    return asdict(config)
