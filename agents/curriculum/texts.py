@@ -26,7 +26,7 @@ from sepsis_gym.trajectories import Trajectories
 
 Dialogue = tuple[list[Message], list[dict[str, Any]]]
 """Messages, and the tools they were held with."""
-_YES_NO_SHARE = 0.6
+_NEXT_STATE, _WHAT_IF = 0.4, 0.3  # how often; yes or no is always asked, but teaches little
 
 
 def dynamics(
@@ -36,31 +36,31 @@ def dynamics(
     *,
     seed: int,
 ) -> list[Dialogue]:
-    """One question about each decision of the log: an outcome, the next state, or what if.
+    """A dialogue about each decision of the log: outcomes, the next state, what if; in any order.
 
     Args:
         log: The stays, whose next values and outcomes are the answers.
         model: World model that answers what would have been.
         answers: Of each of :data:`agents.llm.prompt.QUESTIONS` [rows]: 1, 0, or NaN where it is
             not asked.
-        seed: Of the choice of questions and treatments.
+        seed: Of the choice and order of questions and treatments.
     """
     rng, told = np.random.default_rng(seed), list[Dialogue]()
     for here in logged_situations(log, model, progress="questions"):
-        known = [name for name, truth in answers.items() if not np.isnan(truth[here.row])]
-        info, past, kind = here.info, here.past, rng.random()
-        if known and kind < _YES_NO_SHARE:
-            question = known[rng.integers(len(known))]
-            messages = prompt.question_messages(question, info, past)
-            said = "yes" if answers[question][here.row] else "no"
-        elif kind < (1 + _YES_NO_SHARE) / 2:
-            messages = prompt.outcome_messages(info, past, here.action)
-            said = prompt.outcome_answer(info, here.following)
-        else:
+        asked = [
+            (prompt.QUESTIONS[name], "yes" if truth[here.row] else "no")
+            for name, truth in answers.items()
+            if not np.isnan(truth[here.row])
+        ]
+        if rng.random() < _NEXT_STATE:
+            said = prompt.outcome_answer(here.info, here.following)
+            asked.append((prompt.outcome_question(here.action), said))
+        if rng.random() < _WHAT_IF:
             actions = rng.choice(N_ACTIONS, 2, replace=False)
-            messages = prompt.choice_messages(info, past, (int(actions[0]), int(actions[1])))
             said = prompt.choice_answer(here.simulator.simulate(actions))
-        told.append(([*messages, {"role": "assistant", "content": said}], []))
+            asked.append((prompt.choice_question((int(actions[0]), int(actions[1]))), said))
+        questions, said_to = zip(*(asked[at] for at in rng.permutation(len(asked))), strict=True)
+        told.append((prompt.assessment_messages(here.info, here.past, questions, said_to), []))
     return told
 
 

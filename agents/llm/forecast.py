@@ -49,7 +49,9 @@ def questions(log: Trajectories, rows: Collection[int], question: str) -> list[l
         past = prompt.Past()
         for row in range(int(log.offsets[position]), asked[-1] + 1):
             if row in wanted:
-                dialogues.append(prompt.question_messages(question, info, past))
+                dialogues.append(
+                    prompt.assessment_messages(info, past, [prompt.QUESTIONS[question]])
+                )
             past.add(info)
             _, _, _, _, info = env.step(int(log.action[row]))
     return dialogues

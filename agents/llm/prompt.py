@@ -22,9 +22,11 @@ MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
 """Earlier steps of the stay that are told one by one."""
 QUESTIONS = {
-    "hospital_mortality": "Will this patient die before leaving the hospital?",
-    "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours?",
+    "hospital_mortality": "Will this patient die before leaving the hospital? Answer yes or no.",
+    "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours? "
+    "Answer yes or no.",
 }
+_ASSESS = "You assess septic patients in intensive care for research. Answer in one line."
 OUTSIDE = "outside what the data cover"
 CALL_HEAD = '<tool_call>\n{"name": "prescription", "arguments": {"iv_fluid": '
 """A prescription as Hermes-format models write it, up to the fluid level."""
@@ -234,16 +236,28 @@ def level_messages(
     return messages
 
 
-def question_messages(question: str, info: Info, past: Past) -> list[dict[str, Any]]:
-    """Asks one of :data:`QUESTIONS` about a state; arguments as :func:`patient_message`."""
-    asked = f"{QUESTIONS[question]} Answer yes or no."
-    return _asked(info, past, "Answer with yes or no alone.", asked)
+def assessment_messages(
+    info: Info, past: Past, questions: Sequence[str], answers: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Asks about a state, each question after the answer to the one before it.
+
+    Args:
+        info: Of the environment.
+        past: Of the same stay.
+        questions: At least one.
+        answers: To all of them, or to all but the last.
+    """
+    told: list[dict[str, Any]] = [{"role": "system", "content": _ASSESS}]
+    patient = f"{patient_message(info, past)}\n\n"
+    for at, question in enumerate(questions):
+        told.append({"role": "user", "content": question if at else patient + question})
+        told += [{"role": "assistant", "content": answer} for answer in answers[at : at + 1]]
+    return told
 
 
-def outcome_messages(info: Info, past: Past, action: int) -> list[dict[str, Any]]:
-    """Asks what a treatment will lead to; other arguments as :func:`patient_message`."""
-    asked = f"{_treatment(action)} are given now. How will the patient be after the step?"
-    return _asked(info, past, "Foretell the patient's course in one line.", asked)
+def outcome_question(action: int) -> str:
+    """What a treatment will lead to."""
+    return f"{_treatment(action)} are given. How will the patient be after the step?"
 
 
 def outcome_answer(before: Info, after: Info) -> str:
@@ -257,11 +271,10 @@ def outcome_answer(before: Info, after: Info) -> str:
     return "; ".join(told)
 
 
-def choice_messages(info: Info, past: Past, actions: tuple[int, int]) -> list[dict[str, Any]]:
-    """Asks what two treatments would lead to and which is better."""
+def choice_question(actions: tuple[int, int]) -> str:
+    """What two treatments would lead to."""
     first, second = map(_treatment, actions)
-    asked = f"Compare: A, {first}; B, {second}. Which leads to a higher MAP, which to less risk?"
-    return _asked(info, past, "Compare treatments in one line.", asked)
+    return f"Compare: A, {first}; B, {second}. Which leads to a higher MAP, which to less risk?"
 
 
 def choice_answer(simulation: Simulation) -> str:
@@ -273,12 +286,6 @@ def choice_answer(simulation: Simulation) -> str:
     ]
     higher, safer = "AB"[int(pressure.argmax())], "AB"[int(risk.argmin())]
     return f"{'; '.join(told)}. Higher MAP: {higher}. Less risk: {safer}."
-
-
-def _asked(info: Info, past: Past, task: str, asked: str) -> list[dict[str, Any]]:
-    system = f"You assess septic patients in intensive care for research. {task}"
-    content = f"{patient_message(info, past)}\n\n{asked}"
-    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
 def _treatment(action: int) -> str:

@@ -166,6 +166,7 @@ def score(
         company: Whether to add the rows every table needs.
     """
     from agents import train_agent
+    from agents.llm import LLMAgent
     from agents.policy import check_preprocessing
 
     llm = llm or LLMConfig()
@@ -185,7 +186,10 @@ def score(
     if model is not None and model.preprocessing == trajectories.preprocessing:
         env = SepsisVectorEnv(_ROLLOUT_ENVS, model)
     if model is not None:
-        _tell_support(agents, model, trajectories)
+        simulating = [agent for agent in agents.values() if isinstance(agent, LLMAgent)]
+        limit = support_limit(model, trajectories) if simulating else None
+        for agent in simulating:
+            agent.support_limit = limit
     return score_one_by_one(
         agents,
         trajectories,
@@ -212,19 +216,12 @@ def _baselines(taken: dict[str, Agent]) -> dict[str, Agent]:
     return {name: agent for name, agent in always.items() if name not in taken}
 
 
-def _tell_support(
-    agents: dict[str, Agent], model: ClinicalWorldModel, trajectories: Trajectories
-) -> None:
-    """What the model knows less of than of nearly all that clinicians did lies outside the data."""
-    from agents.llm import LLMAgent
+def support_limit(model: ClinicalWorldModel, trajectories: Trajectories) -> float:
+    """What the model doubts more than nearly all that clinicians did lies outside the data."""
     from world_models.forecast import in_scales_of
 
-    simulating = [agent for agent in agents.values() if isinstance(agent, LLMAgent)]
-    if simulating:
-        train = in_scales_of(trajectories.split("train"), model.preprocessing)
-        limit = float(np.quantile(epistemic_of_log(model, train), _SUPPORTED_SHARE))
-        for agent in simulating:
-            agent.support_limit = limit
+    train = in_scales_of(trajectories.split("train"), model.preprocessing)
+    return float(np.quantile(epistemic_of_log(model, train), _SUPPORTED_SHARE))
 
 
 def llm_agent(

@@ -12,6 +12,7 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
+from sepsis_gym.cli import llm_train
 from sepsis_gym.cli.evaluate import LLMConfig, open_backend
 from sepsis_gym.errors import BackendError
 from sepsis_gym.files import check_target, whole_folder
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from evaluation.knowledge import Knowledge
 
 app = SubcommandApp()
+app.command(name="train")(llm_train.train)
 
 
 @app.command(name="knowledge")

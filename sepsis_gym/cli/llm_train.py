@@ -1,0 +1,267 @@
+"""``sepsis-gym llm train``: the three-stage curriculum, and the table that shows what each did."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from tyro.conf import arg
+
+from agents.curriculum import STAGES, TINY, CurriculumConfig, Stage
+from evaluation import EvaluationConfig
+from sepsis_gym.agent import Agent
+from sepsis_gym.cli.evaluate import LLMConfig, open_backend, score, support_limit
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.registration import resolve_model
+from sepsis_gym.trajectories import Trajectories
+from world_models import ClinicalWorldModel
+
+_SETTINGS, _BASE, _DIALOGUES = "curriculum.json", "base", "dialogues.jsonl"
+_MODES = {"": True, ", alone": False}
+"""What is added to a row's name, and whether the agent may simulate."""
+
+
+def train(
+    cohort: Path,
+    out: Path,
+    model: str = "tiny",
+    stage: Literal["sft", "bc", "rl", "all"] = "all",
+    world_model: str = "default",
+    teacher: LLMConfig = LLMConfig(),  # noqa: B008
+    settings: Annotated[tuple[str, ...], arg(name="set")] = (),
+    stays: int = 64,
+    truth_patients: int = 128,
+) -> None:
+    """Trains a language model in three stages: patient dynamics, imitation, reinforcement.
+
+    OUT/sft, OUT/bc and OUT/rl are model folders for ``llm serve``; OUT/tensorboard holds curves.
+    Run again after an interruption, it goes on. ``--stage all`` ends with the table of what each
+    stage brought, with the simulator and alone. On several GPUs:
+    ``accelerate launch --config_file FILE $(which sepsis-gym) llm train ...``.
+
+    Args:
+        cohort: Folder written by ``sepsis-gym cohort``, in the scales of the world model
+            (``--scales-of``).
+        out: Folder for everything. Its dialogues.jsonl holds patients.
+        model: Folder or name on the Hugging Face hub of a chat model, or ``tiny`` for one made
+            from scratch.
+        stage: Which; one begins where the stage before it ended.
+        world_model: Name or folder: what the agent simulates with and is rewarded in.
+        teacher: A language model to imitate; the rule "teacher" if none is given.
+        settings: Settings other than by default, such as ``--set sft.steps=1000 rl.kl=0.02``;
+            ``--set help`` lists them.
+        stays: Test stays in the table.
+        truth_patients: New patients in it, if the cohort is synthetic.
+    """
+    config = _config(model, settings)
+    log = Trajectories.load(cohort)
+    simulator = resolve_model(world_model)
+    if (
+        not isinstance(simulator, ClinicalWorldModel)
+        or simulator.preprocessing != log.preprocessing
+    ):
+        raise ConfigError(f"{cohort} is not in the scales of {world_model!r}: see --scales-of")
+    out.mkdir(parents=True, exist_ok=True)
+    _keep(out, {"model": model, "cohort": log.content_hash, "settings": asdict(config)})
+    run = _Curriculum(log, simulator, config, out, teacher)
+    start = run.base() if model == "tiny" else model
+    for each in STAGES if stage == "all" else (stage,):
+        before = STAGES.index(each) - 1
+        if before >= 0:
+            start = str(out / STAGES[before])
+        run.stage(each, start)
+    if stage == "all":
+        run.table(out / _BASE if model == "tiny" else Path(model), stays, truth_patients)
+
+
+def _config(model: str, settings: tuple[str, ...]) -> CurriculumConfig:
+    args = ["--help"] if settings == ("help",) else []
+    for setting in () if args else settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting}: expected NAME=VALUE; --set help lists the names")
+        args.append(f"--{key.replace('_', '-')}={value}")
+    default = TINY if model == "tiny" else CurriculumConfig()
+    return tyro.cli(CurriculumConfig, default=default, args=args, prog="llm train --set")
+
+
+def _keep(out: Path, about: dict[str, Any]) -> None:
+    """Refuses to go on with other settings than those that the folder was begun with."""
+    file = out / _SETTINGS
+    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(about)):
+        raise ConfigError(
+            f"{file} is of another model, cohort or settings: choose another --out"
+        )
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(about, indent=1))
+    fresh.replace(file)
+
+
+class _Curriculum:
+    """One run of it."""
+
+    def __init__(
+        self,
+        log: Trajectories,
+        simulator: ClinicalWorldModel,
+        config: CurriculumConfig,
+        out: Path,
+        teacher: LLMConfig,
+    ) -> None:
+        self.log, self.simulator, self.config, self.out = log, simulator, config, out
+        self.train_log = log.split("train")
+        if config.stays is not None:
+            self.train_log = self.train_log.select(
+                np.arange(min(config.stays, len(self.train_log)))
+            )
+        self._limit = support_limit(simulator, log)
+        self._teacher = teacher
+        self._dynamics: list[Any] | None = None
+
+    def base(self) -> str:
+        """A new tiny model, whose tokenizer knows the phrases of the stages to come."""
+        from agents.curriculum.tiny import plain_tokenizer, write_tiny
+        from agents.llm.dialogue import render
+        from sepsis_gym.files import whole_folder
+
+        folder = self.out / _BASE
+        if not folder.exists():
+            plain = plain_tokenizer()
+            seen = [*self.dynamics()[:1000], *self.imitated()[:1000]]
+            texts = [render(plain, *one, answering=False) for one in seen]
+            with whole_folder(folder) as target:
+                write_tiny(target, texts, seed=self.config.seed)
+        return str(folder)
+
+    def dynamics(self) -> list[Any]:
+        """Stage 1's dialogues."""
+        from agents.curriculum.texts import dynamics
+        from evaluation.knowledge import labels
+
+        if self._dynamics is None:
+            log = self.train_log
+            answers = {str(question): truth for question, truth in labels(log).items()}
+            self._dynamics = dynamics(log, self.simulator, answers, seed=self.config.seed)
+        return self._dynamics
+
+    def imitated(self) -> list[Any]:
+        """The teacher's dialogues worth imitating."""
+        from agents.curriculum.texts import decisions, imitated
+
+        kept = self.out / _DIALOGUES
+        held = decisions(self.teacher(), self.train_log, self.simulator, kept)
+        return imitated(held, self.log.preprocessing, self.config)
+
+    def teacher(self) -> Any:
+        """The rule, or the language model that was asked for."""
+        from agents import make_agent
+        from agents.llm import LLMAgent, TeacherAgent
+
+        scales = self.log.preprocessing
+        if self._teacher == LLMConfig():
+            agent = TeacherAgent(rounds=self.config.rounds, support_limit=self._limit)
+            agent.preprocessing = scales
+            return agent
+        backend = open_backend(self.log.manifest.credentialed, self._teacher)
+        return LLMAgent(
+            backend,
+            scales,
+            fallback=make_agent("no_treatment"),
+            max_simulations=self.config.max_simulations,
+            workers=self._teacher.workers,
+            support_limit=self._limit,
+        )
+
+    def stage(self, stage: Stage, start: str) -> None:
+        """Runs one stage unless it is done."""
+        from agents.curriculum.train import learn_texts, reinforce
+
+        target, config = self.out / stage, self.config
+        if target.exists():
+            print(f"{target} is there already")
+            return
+        if not Path(start).exists() and start.startswith(str(self.out)):
+            raise ConfigError(f"stage {stage} begins where {start} ended, which is not there")
+        Console().rule(f"stage {STAGES.index(stage) + 1}: {stage}")
+        if stage == "sft":
+            learn_texts(start, self.dynamics(), target, config.sft, config)
+        elif stage == "bc":
+            texts, rng = self.imitated(), np.random.default_rng(config.seed)
+            share = config.dynamics_share
+            n = min(round(len(texts) * share / (1 - share)), len(self.dynamics()))
+            chosen = rng.choice(len(self.dynamics()), n, replace=False)
+            texts += [self.dynamics()[at] for at in chosen]
+            learn_texts(start, texts, target, config.bc, config)
+        else:
+            reinforce(start, self.rollouts(), target, config)
+
+    def rollouts(self) -> Any:
+        """Stage 3's decisions."""
+        from agents import make_agent
+        from agents.curriculum.rollout import Rollouts
+        from agents.curriculum.situations import logged_situations
+        from agents.llm import LLMAgent
+        from agents.llm.teacher import RuleBackend
+
+        wanted = self.config.rl.steps * self.config.rl.patients
+        per_stay = len(self.train_log.action) / len(self.train_log)
+        first = np.arange(min(len(self.train_log), int(np.ceil(2 * wanted / per_stay)) + 1))
+        log = self.train_log.select(first)
+        situations = list(logged_situations(log, self.simulator, progress="situations"))
+        guideline = make_agent("guideline")
+
+        def agent(simulate: bool) -> LLMAgent:
+            return LLMAgent(
+                RuleBackend(),  # never asked: the model in training answers
+                log.preprocessing,
+                fallback=guideline,
+                simulate=simulate,
+                max_simulations=self.config.max_simulations,
+                max_repairs=0,
+                support_limit=self._limit,
+            )
+
+        return Rollouts(situations, agent, self.simulator, self.config)
+
+    def table(self, base: Path, stays: int, truth_patients: int) -> None:
+        """Scores every stage's model, with the simulator and alone, and what it knows by itself."""
+        from agents import train_agent
+        from agents.llm import LLMAgent, Sampling, TeacherAgent, TransformersBackend
+
+        clinician = train_agent("clinician", self.log)
+        agents: dict[str, Agent] = {"clinician": clinician}
+        agents["teacher"] = TeacherAgent(rounds=self.config.rounds)
+        for folder in (base, *(self.out / stage for stage in STAGES)):
+            backend = TransformersBackend(
+                str(folder), sampling=Sampling(max_tokens=self.config.max_tokens), batch_size=64
+            )
+            for suffix, simulate in _MODES.items():
+                agents[folder.name + suffix] = LLMAgent(
+                    backend,
+                    self.log.preprocessing,
+                    fallback=clinician,
+                    simulate=simulate,
+                    max_simulations=self.config.max_simulations,
+                    max_repairs=0,
+                    workers=64,
+                )
+        results = score(
+            _few(self.log, stays),
+            agents,
+            self.out / "table",
+            model=self.simulator,
+            truth_patients=truth_patients,
+            config=EvaluationConfig(),
+            company=False,
+        )
+        results.save(self.out / "table")
+        print(results.to_text())
+
+
+def _few(log: Trajectories, stays: int) -> Trajectories:
+    """The cohort with fewer test stays: a language model takes its time."""
+    test = np.flatnonzero(log.stays.split == "test")
+    return log.select(np.setdiff1d(np.arange(len(log)), test[stays:]))

@@ -1,0 +1,336 @@
+"""The curriculum: what is trained on is what is served, and each stage moves what it should."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("trl", reason="needs the train extra")
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents import make_agent
+from agents.curriculum import CurriculumConfig
+from agents.curriculum.config import ReinforcementConfig, SupervisedConfig
+from agents.curriculum.rollout import Rollouts, decide
+from agents.curriculum.situations import logged_situations
+from agents.curriculum.texts import Held, decisions, dynamics, imitated, without_simulator
+from agents.curriculum.tiny import make_model, make_tokenizer, plain_tokenizer, write_tiny
+from agents.curriculum.train import learn_texts, reinforce
+from agents.llm import LLMAgent, Reply, TeacherAgent
+from agents.llm import prompt as prompts
+from agents.llm.dialogue import encode, render
+from agents.llm.local import read_tool_calls
+from sepsis_gym.actions import encode_action
+from sepsis_gym.cli import main
+from sepsis_gym.errors import ConfigError
+from sepsis_gym.trajectories import Trajectories
+from world_models import load_world_model
+
+SAMPLE = "sepsis_gym/sample_cohort"
+SMALL = CurriculumConfig(lora_rank=None, max_tokens=64, rounds=2, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_world_model("default")
+
+
+@pytest.fixture(scope="module")
+def log():
+    return Trajectories.load(SAMPLE).split("train").select(np.arange(4))
+
+
+@pytest.fixture(scope="module")
+def held(log, model, tmp_path_factory):
+    teacher = TeacherAgent()
+    teacher.preprocessing = log.preprocessing
+    return decisions(teacher, log, model, tmp_path_factory.mktemp("held") / "dialogues.jsonl")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(held):
+    plain, tools = plain_tokenizer(), prompts.tools(simulate=True)
+    return make_tokenizer([render(plain, one.messages, tools, answering=False) for one in held])
+
+
+@pytest.fixture(scope="module")
+def agent(log):
+    def make(simulate):
+        fallback = make_agent("no_treatment")
+        settings = {"simulate": simulate, "max_repairs": 0}
+        return LLMAgent(None, log.preprocessing, fallback=fallback, **settings)
+
+    return make
+
+
+class Parrot:
+    """Answers every dialogue with what was once said in it."""
+
+    def __init__(self, tokenizer, dialogues):
+        self.tokenizer, self.said, self.asked = tokenizer, {}, []
+        for messages, tools in dialogues:
+            for at, turn in enumerate(messages):
+                if turn["role"] == "assistant":
+                    opened = render(tokenizer, messages[:at], tools)
+                    spoken = render(tokenizer, messages[: at + 1], tools, answering=False)
+                    self.said[self.tokens(opened)] = self.tokens(spoken[len(opened) :].rstrip("\n"))
+
+    def tokens(self, text):
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def replies(self, prompts, draws):
+        self.asked += [tuple(prompt) for prompt in prompts]
+        told = []
+        for prompt in prompts:
+            tokens = self.said[tuple(prompt)]
+            content, calls = read_tool_calls(self.tokenizer.decode(tokens[:-1]))
+            told.append(Reply(content, calls, len(prompt), len(tokens), tokens=tokens))
+        return told
+
+
+def test_rollouts_training_and_serving_see_the_same_tokens(log, model, held, tokenizer, agent):
+    """The teacher's dialogues, written again by rollouts, are those that stage 2 trains on."""
+    tools = prompts.tools(simulate=True)
+    parrot = Parrot(tokenizer, [(one.messages, tools) for one in held])
+    here = list(logged_situations(log, model, progress="test"))
+    assert len(here) == len(held)
+    told = decide(parrot, [agent(True)] * len(here), here, range(len(here)))
+    turns = Counter()
+    for one, decision in zip(held, told, strict=True):
+        ids, written = encode(tokenizer, one.messages, tools)
+        rolled = decision.prompt + decision.completion
+        assert rolled == ids[: len(rolled)]
+        assert tokenizer.decode(ids[len(rolled) :]) == "\n"  # the template's, after the end mark
+        own = [0] * len(decision.prompt) + decision.written
+        assert own == [int(mine) for mine in written[: len(rolled)]]
+        assert decision.action == one.action
+        turns[decision.counts["simulations"]] += 1
+    assert turns[1] and turns[2]
+    # what a server is sent is rendered from the messages anew at each turn
+    seen = set(parrot.asked)
+    for one in held:
+        for at, turn in enumerate(one.messages):
+            if turn["role"] == "assistant":
+                assert parrot.tokens(render(tokenizer, one.messages[:at], tools)) in seen
+
+
+def test_only_the_models_own_words_are_learned(held, tokenizer):
+    messages = held[0].messages
+    ids, written = encode(tokenizer, messages, prompts.tools(simulate=True))
+    learned = tokenizer.decode([token for token, mine in zip(ids, written, strict=True) if mine])
+    *said, rest = learned.split("<|im_end|>")
+    turns = [turn for turn in messages if turn["role"] == "assistant"]
+    assert rest == ""
+    assert [text.partition("\n<tool_call>")[0] for text in said] == [
+        turn["content"] for turn in turns
+    ]
+    calls = [json.loads(text.partition("<tool_call>")[2].partition("</")[0]) for text in said]
+    assert [call["name"] for call in calls] == [
+        turn["tool_calls"][0]["function"]["name"] for turn in turns
+    ]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(held):
+    forgetful = plain_tokenizer()
+    forgetful.chat_template = forgetful.chat_template.replace(
+        "{{ message.content or '' }}", "{{ message.content or '' if loop.last else '' }}"
+    )
+    with pytest.raises(ConfigError, match="rewrites earlier turns"):
+        encode(forgetful, held[0].messages, prompts.tools(simulate=True))
+
+
+def test_questions_have_the_logs_answers(log, model):
+    always = {"hospital_mortality": np.ones(len(log.action))}
+    told = dynamics(log, model, always, seed=0)
+    assert len(told) == log.is_decision.sum()
+    kinds = Counter()
+    for messages, tools in told:
+        assert not tools
+        for asked, answer in zip(messages[1::2], messages[2::2], strict=True):
+            question = asked["content"].rpartition("\n\n")[2]
+            if question == prompts.QUESTIONS["hospital_mortality"]:
+                kinds["yes"] += answer["content"] == "yes"
+            elif question.startswith("Compare"):
+                kinds["compare"] += "Higher MAP: " in answer["content"]
+            else:
+                kinds["next"] += answer["content"].startswith("SOFA ")
+    assert kinds["yes"] == len(told)
+    assert kinds["compare"] > 5
+    assert kinds["next"] > 5
+
+
+def test_without_the_simulator_the_decision_is_the_same(held, log):
+    one = next(one for one in held if len(one.messages) > 5)
+    alone = without_simulator(one.messages, log.preprocessing)
+    assert [turn["role"] for turn in alone] == ["system", "user", "assistant"]
+    assert Held(alone, 0, False).action == one.action
+    assert "call simulation" not in alone[0]["content"]
+    assert "90-day risk" in alone[2]["content"]
+
+
+def test_what_is_imitated_can_be_filtered(held, log):
+    def chosen(**settings):
+        return len(imitated(held, log.preprocessing, replace(SMALL, **settings)))
+
+    assert chosen() == len(held)
+    assert chosen(survivors_only=True) == sum(not one.died_90d for one in held)
+    assert 0 < chosen(guideline_reach=0) < chosen(guideline_reach=1) <= len(held)
+
+
+def test_kept_dialogues_are_not_asked_for_again(log, model, tmp_path):
+    file = tmp_path / "dialogues.jsonl"
+    teacher = TeacherAgent()
+    teacher.preprocessing = log.preprocessing
+    first = decisions(teacher, log, model, file)
+    file.write_text(file.read_text()[:-100])  # a kill in the midst of the last stay
+    text = file.read_text()
+    teacher.session = None  # would fail if any but the last stay were asked about
+    with pytest.raises(TypeError):
+        decisions(teacher, log, model, file)
+    del teacher.session
+    assert decisions(teacher, log, model, file) == first
+    assert file.read_text().startswith(text[: text.rindex("\n")])
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Prompts of a few words, so that little training teaches much."""
+    monkeypatch.setattr(prompts, "system_prompt", lambda scales, *, simulate: "Treat.")
+    monkeypatch.setattr(prompts, "patient_message", lambda info, past: f"Hour {info['hours']}.")
+
+
+@pytest.fixture
+def beginner(brief, log, tmp_path):
+    """A model that has learned to prescribe anything, and the dialogues it learned from."""
+    rng, tools = np.random.default_rng(0), prompts.tools(simulate=False)
+    told = []
+    for _ in range(200):
+        doses = {"iv_fluid": int(rng.integers(5)), "vasopressor": int(rng.integers(5))}
+        function = {"name": "prescription", "arguments": json.dumps(doses)}
+        call = {"id": "0", "type": "function", "function": function}
+        hour = {"role": "user", "content": f"Hour {4 * rng.integers(1, 19)}."}
+        said = {"role": "assistant", "content": "", "tool_calls": [call]}
+        told.append(([{"role": "system", "content": "Treat."}, hour, said], tools))
+    plain = plain_tokenizer()
+    write_tiny(tmp_path / "base", [render(plain, *one, answering=False) for one in told])
+    return tmp_path / "base", told
+
+
+STAGE = SupervisedConfig(steps=80, batch_size=16, at_once=16, learning_rate=3e-3)
+
+
+def logged(out):
+    """The values of each curve, by name."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(out.parent / "tensorboard" / out.name))
+    curves.Reload()
+    return {
+        name: [event.value for event in curves.Scalars(name)] for name in curves.Tags()["scalars"]
+    }
+
+
+def test_imitation_and_then_reinforcement_find_the_best_action(
+    beginner, log, model, agent, tmp_path, monkeypatch
+):
+    base, told = beginner
+    learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
+    losses = logged(tmp_path / "bc")["train/loss"]
+    assert losses[-1] < 0.3 * losses[0]
+    best = int(encode_action(3, 1))
+    monkeypatch.setattr(
+        "agents.planner.PlanningAgent.value", lambda self, patients, action: 3.0 * (action == best)
+    )
+    rl = ReinforcementConfig(
+        steps=16, patients=4, group=8, at_once=32, learning_rate=3e-3, guideline=0.0
+    )
+    config = replace(SMALL, rl=rl, without_simulator=1.0)
+    here = list(logged_situations(log, model, progress="test"))
+    reinforce(str(tmp_path / "bc"), Rollouts(here, agent, model, config), tmp_path / "rl", config)
+    curves = logged(tmp_path / "rl")
+    value = curves["train/rewards/value/mean"]
+    assert np.mean(value[-3:]) > np.mean(value[:3]) + 1
+    assert min(curves["train/rewards/valid/mean"][:3]) > 0.8
+    assert not list(tmp_path.glob("rl/*.bin"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rl")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "rl").config.vocab_size == len(tokenizer)
+
+
+def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent, tmp_path):
+    base, _ = beginner
+    rl = ReinforcementConfig(steps=1, patients=2, group=3, at_once=6, whole_stay=True)
+    config = replace(SMALL, rl=rl, without_simulator=1.0, max_tokens=8)
+    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    rollouts = Rollouts([], agent, model, config)
+    asked = [json.loads(text) for text in rollouts.prompts() for _ in range(3)]
+    told = rollouts.roll((network, AutoTokenizer.from_pretrained(base)), asked, 0)
+    # an untrained model never prescribes: the fallback does, so that a group's stays stay one
+    assert told["fallback"] == [1.0] * 6
+    assert len(set(told["value"][:3])) == len(set(told["value"][3:])) == 1
+    assert told["value"][0] != told["value"][3]
+    assert told["prompt_ids"][0] == told["prompt_ids"][2] != told["prompt_ids"][3]
+    assert rollouts.roll((network, AutoTokenizer.from_pretrained(base)), asked, 0) == told
+
+
+def test_a_stopped_stage_goes_on_to_the_same_weights(beginner, tmp_path, monkeypatch):
+    from transformers import Trainer
+
+    base, told = beginner
+    stage = replace(STAGE, steps=6)
+    learn_texts(str(base), told, tmp_path / "whole", stage, SMALL)
+    train_step, done = Trainer.training_step, Counter()
+
+    def stops(self, *args, **settings):
+        done["steps"] += 1
+        if done["steps"] == 5:
+            raise KeyboardInterrupt
+        return train_step(self, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            learn_texts(str(base), told, tmp_path / "stopped", stage, SMALL)
+    assert not (tmp_path / "stopped").exists()
+    learn_texts(str(base), told, tmp_path / "stopped", stage, SMALL)
+    one, other = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
+    base, told = beginner
+    stage = replace(STAGE, steps=2)
+    learn_texts(str(base), told, tmp_path / "bc", stage, replace(SMALL, lora_rank=4))
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for folder in (base, tmp_path / "bc")
+    )
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_all_stages_by_one_command(tmp_path, capsys):
+    few = "stays=2 sft.steps=2 bc.steps=2 rl.steps=2 rl.patients=2 rl.group=2 rl.at_once=4"
+    few += " max_tokens=24"
+    command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "2"]
+    command += ["--truth-patients", "0"]
+    main([*command, "--set", *few.split()])
+    told = capsys.readouterr().out
+    for row in ("base", "sft", "bc", "rl"):
+        assert (tmp_path / row / "model.safetensors").exists()
+        assert f"\n{row}, alone" in told
+    assert set(logged(tmp_path / "rl")) >= {
+        "train/rewards/valid/mean",
+        "train/rewards/simulations/mean",
+        "train/rewards/fallback/mean",
+        "train/entropy",
+    }
+    with pytest.raises(SystemExit):
+        main([*command, "--set", "sft.steps=3"])
+    assert "of another model, cohort or settings" in capsys.readouterr().err
