@@ -5,6 +5,7 @@ vasopressor need it within 24 hours. Scored by ranking alone (AUROC, AUPRC), so 
 need not know how frequent either is.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -137,6 +138,29 @@ def score_knowledge(
     )
     positive = int(truth.sum())
     return Knowledge(predictor, question, len(truth), positive, auroc, auprc, malformed)
+
+
+def score_answers(
+    predictor: str,
+    log: Trajectories,
+    answers: Mapping[Question, Floats],
+    malformed: Mapping[Question, int] | None = None,
+) -> list[Knowledge]:
+    """Scores a predictor's answers to both questions at the rows where they are asked.
+
+    Args:
+        predictor: For the table.
+        log: The stays.
+        answers: [rows] by question.
+        malformed: Answers to each that could not be read.
+    """
+    scores = []
+    for question, truth in labels(log).items():
+        rows = asked_rows(log, truth)
+        told, stay = answers[question][rows], log.stay_of_row[rows]
+        bad = (malformed or {}).get(question, 0)
+        scores.append(score_knowledge(predictor, question, told, truth[rows], stay, malformed=bad))
+    return scores
 
 
 def _ranking(

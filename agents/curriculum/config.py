@@ -70,6 +70,7 @@ class CurriculumConfig:
     """The three stages and what they share; the defaults suit some billion parameters and LoRA.
 
     Attributes:
+        reading: Of ``tiny`` alone, before them: whole texts about patients.
         sft: Stage 1.
         bc: Stage 2.
         rl: Stage 3.
@@ -88,6 +89,7 @@ class CurriculumConfig:
         seed: Of everything.
     """
 
+    reading: SupervisedConfig = SupervisedConfig()
     sft: SupervisedConfig = SupervisedConfig()
     bc: SupervisedConfig = SupervisedConfig()
     rl: ReinforcementConfig = field(default_factory=ReinforcementConfig)
@@ -117,6 +119,7 @@ class CurriculumConfig:
 
 
 TINY = CurriculumConfig(
+    reading=SupervisedConfig(steps=400, batch_size=16, at_once=16, learning_rate=3e-3),
     sft=SupervisedConfig(steps=300, batch_size=16, at_once=16, learning_rate=3e-3),
     bc=SupervisedConfig(steps=400, batch_size=16, at_once=16, learning_rate=2e-3),
     rl=ReinforcementConfig(steps=60, at_once=64, learning_rate=3e-4),

@@ -131,10 +131,12 @@ class Rollouts:
         """As many as the stage asks about, in order."""
         rl, rng = self.config.rl, np.random.default_rng(self.config.seed)
         n = rl.steps * rl.patients
-        rounds = -(-n // len(self.situations))
-        order = np.concatenate([rng.permutation(len(self.situations)) for _ in range(rounds)])[:n]
         if rl.whole_stay:
             order = rng.integers(2**31, size=n)
+        else:
+            rounds = -(-n // len(self.situations))
+            many = [rng.permutation(len(self.situations)) for _ in range(rounds)]
+            order = np.concatenate(many)[:n]
         tools = rng.random(n) >= self.config.without_simulator
         return [
             json.dumps({"at": int(at), "simulate": bool(tool)})

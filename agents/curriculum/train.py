@@ -61,6 +61,8 @@ def learn_texts(
     out: Path,
     stage: SupervisedConfig,
     config: CurriculumConfig,
+    *,
+    all_tokens: bool = False,
 ) -> None:
     """Trains on what the assistant says in these dialogues.
 
@@ -70,6 +72,7 @@ def learn_texts(
         out: Model folder to write; beside it ``.training`` keeps what a stopped run goes on from.
         stage: Settings.
         config: Of the curriculum.
+        all_tokens: Whether to train on what it reads as well.
     """
     network, tokenizer = load(start, config)
     from datasets import Dataset
@@ -78,7 +81,9 @@ def learn_texts(
     rows = []
     for messages, tools in dialogues:
         ids, written = encode(tokenizer, messages, tools)
-        own = [token if mine else -100 for token, mine in zip(ids, written, strict=True)]
+        own = [
+            token if mine or all_tokens else -100 for token, mine in zip(ids, written, strict=True)
+        ]
         rows.append({"input_ids": ids, "labels": own})
     tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
     _tell_cost(network, config, stage.steps * stage.batch_size * tokens, stage.at_once * tokens)

@@ -4,23 +4,20 @@ import json
 import signal
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
 from sepsis_gym.cli import llm_train
 from sepsis_gym.cli.evaluate import LLMConfig, open_backend
+from sepsis_gym.cli.llm_knowledge import knowledge_of, knowledge_table
 from sepsis_gym.errors import BackendError
 from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.registration import resolve_model
 from sepsis_gym.trajectories import Split, Trajectories
-
-if TYPE_CHECKING:
-    from evaluation.knowledge import Knowledge
 
 app = SubcommandApp()
 app.command(name="train")(llm_train.train)
@@ -47,8 +44,7 @@ def knowledge(
         world_model: Name or folder of the world model beside it; None for none.
         out: Folder for knowledge.json.
     """
-    from agents.llm.forecast import ask, questions
-    from evaluation.knowledge import asked_rows, labels, score_knowledge, world_model_answers
+    from evaluation.knowledge import score_answers, world_model_answers
     from evaluation.results import DISCLAIMER
     from world_models.forecast import in_scales_of
 
@@ -56,25 +52,12 @@ def knowledge(
         check_target(out)
     whole = Trajectories.load(cohort)
     log, backend = whole.split(split), open_backend(whole.manifest.credentialed, llm)
-    expected = {}
+    scores = knowledge_of(backend, log, samples=llm.samples, workers=llm.workers)
     if world_model is not None:
         model = resolve_model(world_model)
-        expected = world_model_answers(model, in_scales_of(log, model.preprocessing))
-    scores = []
-    for question, truth in labels(log).items():
-        rows = asked_rows(log, truth)
-        asked = questions(log, rows.tolist(), question)
-        told = ask(backend, asked, samples=llm.samples, workers=llm.workers)
-        answers = {backend.model: (told.probability, told.malformed)}
-        if expected:
-            answers[f"world model {world_model}"] = (expected[question][rows], 0)
-        scores += [
-            score_knowledge(
-                name, question, answer, truth[rows], log.stay_of_row[rows], malformed=malformed
-            )
-            for name, (answer, malformed) in answers.items()
-        ]
-    Console().print(_table(scores))
+        told = world_model_answers(model, in_scales_of(log, model.preprocessing))
+        scores += score_answers(f"world model {world_model}", log, told)
+    Console().print(knowledge_table(scores))
     print(DISCLAIMER)
     if out is not None:
         with whole_folder(out) as folder:
@@ -143,21 +126,3 @@ def chat(
     from sepsis_gym.cli.llm_chat import show_stay
 
     show_stay(llm, cohort, stay, world_model, seed)
-
-
-def _table(scores: "list[Knowledge]") -> Table:
-    table = Table("Question", "Asked", "True", "Predictor", "AUROC", "AUPRC", "Malformed")
-    for score in scores:
-        measures = (
-            f"{measure.value:.3f}\n[{measure.low:.3f}, {measure.high:.3f}]"
-            for measure in (score.auroc, score.auprc)
-        )
-        counts = (str(score.asked), f"{score.positive / score.asked:.1%}")
-        table.add_row(
-            score.question.replace("_", " "),
-            *counts,
-            score.predictor,
-            *measures,
-            str(score.malformed),
-        )
-    return table

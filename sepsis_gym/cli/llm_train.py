@@ -14,12 +14,14 @@ from agents.curriculum import STAGES, TINY, CurriculumConfig, Stage
 from evaluation import EvaluationConfig
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.evaluate import LLMConfig, open_backend, score, support_limit
+from sepsis_gym.cli.llm_knowledge import knowledge_of, knowledge_table
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.registration import resolve_model
 from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel
 
-_SETTINGS, _BASE, _DIALOGUES = "curriculum.json", "base", "dialogues.jsonl"
+_SETTINGS, _DIALOGUES = "curriculum.json", "dialogues.jsonl"
+_BLANK, _BASE = "blank", "base"
 _MODES = {"": True, ", alone": False}
 """What is added to a row's name, and whether the agent may simulate."""
 
@@ -92,9 +94,7 @@ def _keep(out: Path, about: dict[str, Any]) -> None:
     """Refuses to go on with other settings than those that the folder was begun with."""
     file = out / _SETTINGS
     if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(about)):
-        raise ConfigError(
-            f"{file} is of another model, cohort or settings: choose another --out"
-        )
+        raise ConfigError(f"{file} is of another model, cohort or settings: choose another --out")
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps(about, indent=1))
     fresh.replace(file)
@@ -122,18 +122,24 @@ class _Curriculum:
         self._dynamics: list[Any] | None = None
 
     def base(self) -> str:
-        """A new tiny model, whose tokenizer knows the phrases of the stages to come."""
+        """A new tiny model that knows the phrases of the stages to come and has read patients."""
         from agents.curriculum.tiny import plain_tokenizer, write_tiny
+        from agents.curriculum.train import learn_texts
         from agents.llm.dialogue import render
         from sepsis_gym.files import whole_folder
 
-        folder = self.out / _BASE
-        if not folder.exists():
+        folder, blank = self.out / _BASE, self.out / _BLANK
+        if not blank.exists():
             plain = plain_tokenizer()
             seen = [*self.dynamics()[:1000], *self.imitated()[:1000]]
             texts = [render(plain, *one, answering=False) for one in seen]
-            with whole_folder(folder) as target:
+            with whole_folder(blank) as target:
                 write_tiny(target, texts, seed=self.config.seed)
+        if not folder.exists():
+            Console().rule("reading")
+            read = [(messages[1:2], []) for messages, _ in self.dynamics()]
+            config = self.config
+            learn_texts(str(blank), read, folder, config.reading, config, all_tokens=True)
         return str(folder)
 
     def dynamics(self) -> list[Any]:
@@ -200,9 +206,9 @@ class _Curriculum:
 
     def rollouts(self) -> Any:
         """Stage 3's decisions."""
-        from agents import make_agent
         from agents.curriculum.rollout import Rollouts
         from agents.curriculum.situations import logged_situations
+        from agents.guideline import GuidelineAgent
         from agents.llm import LLMAgent
         from agents.llm.teacher import RuleBackend
 
@@ -211,7 +217,7 @@ class _Curriculum:
         first = np.arange(min(len(self.train_log), int(np.ceil(2 * wanted / per_stay)) + 1))
         log = self.train_log.select(first)
         situations = list(logged_situations(log, self.simulator, progress="situations"))
-        guideline = make_agent("guideline")
+        guideline = GuidelineAgent(log.preprocessing)
 
         def agent(simulate: bool) -> LLMAgent:
             return LLMAgent(
@@ -231,13 +237,17 @@ class _Curriculum:
         from agents import train_agent
         from agents.llm import LLMAgent, Sampling, TeacherAgent, TransformersBackend
 
+        few = _few(self.log, stays)
         clinician = train_agent("clinician", self.log)
         agents: dict[str, Agent] = {"clinician": clinician}
         agents["teacher"] = TeacherAgent(rounds=self.config.rounds)
+        knowledge = []
         for folder in (base, *(self.out / stage for stage in STAGES)):
             backend = TransformersBackend(
                 str(folder), sampling=Sampling(max_tokens=self.config.max_tokens), batch_size=64
             )
+            backend.model = folder.name
+            knowledge += knowledge_of(backend, few.split("test"), workers=backend.batch_size)
             for suffix, simulate in _MODES.items():
                 agents[folder.name + suffix] = LLMAgent(
                     backend,
@@ -249,7 +259,7 @@ class _Curriculum:
                     workers=64,
                 )
         results = score(
-            _few(self.log, stays),
+            few,
             agents,
             self.out / "table",
             model=self.simulator,
@@ -259,6 +269,9 @@ class _Curriculum:
         )
         results.save(self.out / "table")
         print(results.to_text())
+        Console().print(knowledge_table(knowledge))
+        told = [score.to_dict() for score in knowledge]
+        (self.out / "table" / "knowledge.json").write_text(json.dumps(told, indent=1))
 
 
 def _few(log: Trajectories, stays: int) -> Trajectories:

@@ -18,13 +18,13 @@ from agents.curriculum.config import ReinforcementConfig, SupervisedConfig
 from agents.curriculum.rollout import Rollouts, decide
 from agents.curriculum.situations import logged_situations
 from agents.curriculum.texts import Held, decisions, dynamics, imitated, without_simulator
-from agents.curriculum.tiny import make_model, make_tokenizer, plain_tokenizer, write_tiny
+from agents.curriculum.tiny import make_tokenizer, plain_tokenizer, write_tiny
 from agents.curriculum.train import learn_texts, reinforce
 from agents.llm import LLMAgent, Reply, TeacherAgent
 from agents.llm import prompt as prompts
 from agents.llm.dialogue import encode, render
 from agents.llm.local import read_tool_calls
-from sepsis_gym.actions import encode_action
+from sepsis_gym.actions import decode_action
 from sepsis_gym.cli import main
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.trajectories import Trajectories
@@ -178,7 +178,7 @@ def test_what_is_imitated_can_be_filtered(held, log):
 
     assert chosen() == len(held)
     assert chosen(survivors_only=True) == sum(not one.died_90d for one in held)
-    assert 0 < chosen(guideline_reach=0) < chosen(guideline_reach=1) <= len(held)
+    assert 0 < chosen(guideline_reach=1) < chosen(guideline_reach=3) <= len(held)
 
 
 def test_kept_dialogues_are_not_asked_for_again(log, model, tmp_path):
@@ -241,12 +241,13 @@ def test_imitation_and_then_reinforcement_find_the_best_action(
     learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
     losses = logged(tmp_path / "bc")["train/loss"]
     assert losses[-1] < 0.3 * losses[0]
-    best = int(encode_action(3, 1))
-    monkeypatch.setattr(
-        "agents.planner.PlanningAgent.value", lambda self, patients, action: 3.0 * (action == best)
-    )
+
+    def value(self, patients, action):
+        return -np.abs(np.subtract(decode_action(action), [[3], [1]])).sum(0)
+
+    monkeypatch.setattr("agents.planner.PlanningAgent.value", value)
     rl = ReinforcementConfig(
-        steps=16, patients=4, group=8, at_once=32, learning_rate=3e-3, guideline=0.0
+        steps=25, patients=4, group=8, at_once=32, learning_rate=1e-3, guideline=0.0
     )
     config = replace(SMALL, rl=rl, without_simulator=1.0)
     here = list(logged_situations(log, model, progress="test"))
@@ -316,9 +317,9 @@ def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
 
 
 def test_all_stages_by_one_command(tmp_path, capsys):
-    few = "stays=2 sft.steps=2 bc.steps=2 rl.steps=2 rl.patients=2 rl.group=2 rl.at_once=4"
-    few += " max_tokens=24"
-    command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "2"]
+    few = "stays=2 reading.steps=2 sft.steps=2 bc.steps=2 rl.steps=2 rl.patients=2 rl.group=2 rl.at_once=4"
+    few += " max_tokens=8"
+    command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "20"]
     command += ["--truth-patients", "0"]
     main([*command, "--set", *few.split()])
     told = capsys.readouterr().out
