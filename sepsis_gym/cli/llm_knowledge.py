@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def knowledge_of(
     backend: "ChatBackend", log: Trajectories, *, samples: int | None = None, workers: int
 ) -> "list[Knowledge]":
-    """How well a language model answers both questions; arguments as ``agents.llm.forecast.ask``."""
+    """How well a model answers both questions; arguments as ``agents.llm.forecast.ask``."""
     from agents.llm.forecast import ask, questions
     from evaluation.knowledge import asked_rows, labels, score_answers
 

@@ -137,7 +137,7 @@ class _Curriculum:
                 write_tiny(target, texts, seed=self.config.seed)
         if not folder.exists():
             Console().rule("reading")
-            read = [(messages[1:2], []) for messages, _ in self.dynamics()]
+            read: list[Any] = [(messages[1:2], []) for messages, _ in self.dynamics()]
             config = self.config
             learn_texts(str(blank), read, folder, config.reading, config, all_tokens=True)
         return str(folder)
