@@ -10,6 +10,7 @@ from scipy.stats import chi2
 from agents import make_agent
 from agents.llm import LLMAgent, Sampling, TransformersBackend
 from agents.llm import prompt as prompts
+from agents.llm.dialogue import render
 from agents.llm.local import read_tool_calls
 from evaluation.target import agent_probabilities
 from sepsis_gym.errors import BackendError, ConfigError
@@ -89,15 +90,15 @@ def test_draws_follow_the_probabilities_of_the_tokens(folder):
 def test_an_answer_goes_on_from_its_prefix(folder):
     backend = opened(folder)
     first = backend.complete(ask("?"), TOOLS)
-    rendered = backend._render(ask("?"), TOOLS, prompts.CALL_HEAD)
+    rendered = render(backend.tokenizer, ask("?"), TOOLS, prefix=prompts.CALL_HEAD)
     assert rendered.endswith(prompts.CALL_HEAD)
     assert rendered.startswith(backend._render(ask("?"), TOOLS, ""))
-    inputs = backend._tokenizer(rendered, return_tensors="pt")
+    inputs = backend.tokenizer(rendered, return_tensors="pt")
     with torch.inference_mode():
-        logits = backend._network(**inputs).logits[0, -1]
+        logits = backend.network(**inputs).logits[0, -1]
     best = int(logits.argmax())
     told = backend.next_token(ask("?"), TOOLS, prefix=prompts.CALL_HEAD)
-    assert max(told, key=told.__getitem__) == backend._tokenizer.decode([best])
+    assert max(told, key=told.__getitem__) == backend.tokenizer.decode([best])
     assert max(told.values()) == pytest.approx(float(logits.softmax(-1)[best]), abs=1e-5)
     assert first.prompt_tokens < inputs["input_ids"].shape[1]
 
@@ -147,7 +148,7 @@ def test_what_goes_wrong_is_told(folder, tmp_path):
     def full(**_):
         raise RuntimeError("out of memory")
 
-    backend._network.generate = full
+    backend.network.generate = full
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(backend.complete, ask(str(k)), ()) for k in range(4)]
     for each in asked:
