@@ -220,6 +220,31 @@ def beginner(brief, log, tmp_path):
     return tmp_path / "base", told
 
 
+def test_the_pinned_trl_trains_on_the_labels_it_is_given(beginner, tmp_path, monkeypatch):
+    """Private to TRL and apt to change: rows that are tokens already, with labels of their own."""
+    from transformers import Trainer
+
+    base, told = beginner
+    seen = []
+
+    def remember(self, model, inputs, *args, **settings):
+        seen.append({name: inputs[name].clone() for name in ("input_ids", "labels")})
+        return train_step(self, model, inputs, *args, **settings)
+
+    train_step = Trainer.training_step
+    monkeypatch.setattr(Trainer, "training_step", remember)
+    learn_texts(str(base), told, tmp_path / "bc", replace(STAGE, steps=1), SMALL)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    (batch,) = seen
+    assert len(batch["labels"]) == STAGE.batch_size
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        learned = labels != -100
+        assert torch.equal(labels[learned], ids[learned])
+        text = tokenizer.decode(labels[learned])
+        assert text.startswith("<tool_call>")
+        assert text.endswith("</tool_call><|im_end|>")
+
+
 STAGE = SupervisedConfig(steps=80, batch_size=16, at_once=16, learning_rate=3e-3)
 
 

@@ -92,7 +92,7 @@ def test_an_answer_goes_on_from_its_prefix(folder):
     first = backend.complete(ask("?"), TOOLS)
     rendered = render(backend.tokenizer, ask("?"), TOOLS, prefix=prompts.CALL_HEAD)
     assert rendered.endswith(prompts.CALL_HEAD)
-    assert rendered.startswith(backend._render(ask("?"), TOOLS, ""))
+    assert rendered.startswith(render(backend.tokenizer, ask("?"), TOOLS))
     inputs = backend.tokenizer(rendered, return_tensors="pt")
     with torch.inference_mode():
         logits = backend.network(**inputs).logits[0, -1]
