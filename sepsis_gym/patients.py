@@ -1,6 +1,7 @@
 """A batch of patients at one step, in clinical units: what dynamics move and encoders read."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -137,11 +138,21 @@ class Patients:
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> Self:
         """The patients at these positions (repeats allowed); those of a slice are views."""
-        taken = replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        if isinstance(index, slice):
+            return self._each(lambda array: array[index])
+        rows = np.flatnonzero(index) if index.dtype == np.bool_ else index
+        return self._each(lambda array: array.take(rows, 0))  # faster than array[rows]
+
+    def _each(self, change: Callable[..., NDArray[Any]], *others: Self) -> Self:
+        """Patients of whom each array is made of those of these and of the others."""
+        all_of_them = (self, *others)
+        changed = type(self)(*(change(*(getattr(p, k) for p in all_of_them)) for k in _FIELDS))
         if self._derived is not None:
-            preprocessing, found = self._derived
-            taken.note(preprocessing, **{name: array[index] for name, array in found.items()})
-        return taken
+            preprocessing = self._derived[0]
+            found = [patients._found(preprocessing) for patients in all_of_them]
+            shared = set(found[0]).intersection(*found[1:])
+            changed.note(preprocessing, **{k: change(*(f[k] for f in found)) for k in shared})
+        return changed
 
     def asked(self, k: int) -> Self:
         """Copies: one patient k times, or these patients if there are k.
@@ -171,50 +182,29 @@ class Patients:
             following.note(self._derived[0], static=self._derived[1]["static"])
         return following
 
-    def put(self, index: NDArray[np.integer] | NDArray[np.bool_], other: Self) -> Self:
-        """A copy in which the patients at ``index`` are ``other``'s."""
-        merged = replace(
-            self,
-            **{
-                f.name: _merged(getattr(self, f.name), index, getattr(other, f.name))
-                for f in fields(self)
-            },
-        )
-        if self._derived is not None and other._derived is not None:
-            preprocessing, mine = self._derived
-            theirs = other._derived[1] if other._derived[0] is preprocessing else {}
-            both = {k: _merged(mine[k], index, theirs[k]) for k in mine.keys() & theirs.keys()}
-            merged.note(preprocessing, **both)
-        return merged
-
-    def interleave(self, mine: NDArray[np.bool_], other: Self) -> Self:
-        """These patients at the places where ``mine`` is True, ``other``'s at the others."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        mixed = replace(self, **{k: interleaved(mine, *pair) for k, pair in pairs.items()})
-        if self._derived is not None and other._derived is not None:
-            preprocessing, found = self._derived
-            theirs = other._derived[1] if other._derived[0] is preprocessing else {}
-            both = found.keys() & theirs.keys()
-            mixed.note(preprocessing, **{k: interleaved(mine, found[k], theirs[k]) for k in both})
-        return mixed
+    def put(
+        self,
+        index: NDArray[np.integer] | NDArray[np.bool_],
+        other: Self,
+        order: NDArray[np.integer] | None = None,
+    ) -> Self:
+        """A copy, in this ``order``, in which the patients at ``index`` are ``other``'s."""
+        return self._each(lambda mine, theirs: merged(mine, index, theirs, order), other)
 
 
-def interleaved(
-    mine: NDArray[np.bool_], where_mine: NDArray[Any], elsewhere: NDArray[Any]
+_FIELDS = [field.name for field in fields(Patients)]
+
+
+def merged(
+    mine: NDArray[Any],
+    index: NDArray[np.integer] | NDArray[np.bool_],
+    theirs: NDArray[Any],
+    order: NDArray[np.integer] | None,
 ) -> NDArray[Any]:
-    """Two arrays of rows in the order that ``mine`` gives."""
-    mixed = np.empty((len(mine), *where_mine.shape[1:]), where_mine.dtype)
-    mixed[mine] = where_mine
-    mixed[~mine] = elsewhere
-    return mixed
-
-
-def _merged(
-    mine: NDArray[Any], index: NDArray[np.integer] | NDArray[np.bool_], theirs: NDArray[Any]
-) -> NDArray[Any]:
-    merged = mine.copy()
-    merged[index] = theirs
-    return merged
+    """Copies the rows, in this ``order`` if there is one, and replaces those at ``index``."""
+    rows = mine.copy() if order is None else mine.take(order, 0)
+    rows[index] = theirs
+    return rows
 
 
 def encode_observation(patients: Patients, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -187,8 +187,14 @@ class Preprocessing:
         """:meth:`carry_forward` with the [n, 39] mask apart; the rest of ``raw`` is not read."""
         new_age = np.minimum(age + _ONE_STEP, NEVER, dtype=np.int16)
         new_age *= ~measured
-        held = np.where(self.known(new_age), values, self._fill)
+        held = self.filled(values, new_age)
         return np.where(measured, raw, held).astype(np.float32, copy=False), new_age
+
+    def filled(
+        self, values: NDArray[np.floating], age: NDArray[np.integer]
+    ) -> NDArray[np.floating]:
+        """[n, 39] the values that still count at these ages, else the fill value."""
+        return np.where(self.known(age), values, self._fill)
 
     def first(
         self,

@@ -8,6 +8,7 @@ so few quantiles would be the patients' own numbers.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Self
 
@@ -30,10 +31,9 @@ _LARGEST_CORRELATION = 0.95
 _AMOUNTS = N_FEATURES + 4  # features, fluid, norepinephrine equivalent, age, Charlson
 _FLAGS = N_FEATURES + 4  # the same first 41 known or not, male, ventilated
 _N = _AMOUNTS + _FLAGS
-_NEVER = np.int16(NEVER)
 _OPTIONAL = N_FEATURES + 2  # amounts that have a flag of their own
-_WHOLE = [FEATURE_NAMES.index(f"gcs_{part}") for part in ("eye", "verbal", "motor")]
-_WHOLE.append(_AMOUNTS - 1)
+_WHOLE = slice(FEATURE_NAMES.index("gcs_eye"), FEATURE_NAMES.index("gcs_motor") + 1), _AMOUNTS - 1
+_FIRST_NODE = len(_NODES) * np.arange(_AMOUNTS)
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,18 @@ class StartStates:
         """Draws n patients, with an empty memory."""
         scores = rng.standard_normal((n, _N), dtype=np.float32) @ self.factor.T
         amounts = self._amounts(scores[:, :_AMOUNTS])
-        amounts[:, _WHOLE] = np.rint(amounts[:, _WHOLE])
         flags = scores[:, _AMOUNTS:] > self.threshold
-        known = flags[:, :N_FEATURES]
         younger = rng.random((n, N_FEATURES, 1)) > self.younger
-        drawn_age = np.add.reduce(younger, -1, dtype=np.int16)
-        fresh = known & (drawn_age == 0)
-        before_age = np.where(known & ~fresh, drawn_age, _NEVER)
-        before_age -= before_age < _NEVER  # carrying forward counts on from the step before
-        shown = amounts[:, :N_FEATURES]
-        values, age = preprocessing.hold(shown, before_age, shown, fresh)
+        age = np.add.reduce(younger, -1, dtype=np.int16)
+        age[~flags[:, :N_FEATURES]] = NEVER
         doses = amounts[:, N_FEATURES:_OPTIONAL] * flags[:, N_FEATURES:_OPTIONAL]
-        static = amounts[:, -3:]
+        static = amounts[:, -3:].copy()
         static[:, 0], static[:, 1] = amounts[:, -2], flags[:, -2]
         return Patients(
-            values=values,
+            values=preprocessing.filled(amounts[:, :N_FEATURES], age),
             age=age,
             ventilated=flags[:, -1].copy(),
-            static=static.copy(),
+            static=static,
             previous_fluid_ml=doses[:, 0].copy(),
             previous_norepinephrine_equivalent=doses[:, 1].copy(),
             step=np.zeros(n, np.int64),
@@ -114,12 +108,20 @@ class StartStates:
         """[n, 43] amounts at these normal scores, straight lines between the quantiles."""
         last = len(_NODES) - 1
         place = (scores - np.float32(_NODES[0])) * np.float32(last / (_NODES[-1] - _NODES[0]))
-        place = np.minimum(np.maximum(place, 0), last)
-        below = np.minimum(place.astype(np.int64), last - 1)
-        share = place - below.astype(np.float32)
-        column = np.arange(_AMOUNTS)
-        low, high = self.quantiles[column, below], self.quantiles[column, below + 1]
-        return low + share * (high - low)
+        np.minimum(np.maximum(place, 0, out=place), last, out=place)
+        below = place.astype(np.int64)
+        place -= below
+        below += _FIRST_NODE
+        amounts = self.quantiles.take(below)
+        amounts += place * self._rises.take(below)
+        for whole in _WHOLE:
+            np.rint(amounts[:, whole], out=amounts[:, whole])
+        return amounts
+
+    @cached_property
+    def _rises(self) -> NDArray[np.float32]:
+        """[43, 65] from each quantile to the next; none from the last."""
+        return np.diff(self.quantiles, append=self.quantiles[:, -1:])
 
 
 def _factor(

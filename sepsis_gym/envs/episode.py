@@ -1,13 +1,13 @@
 """What every environment does with its n patients: advance, pay, end, describe."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.dynamics import End, TransitionModel
-from sepsis_gym.patients import Patients, interleaved
+from sepsis_gym.patients import Patients, merged
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.reward import RewardConfig, transition_reward
 
@@ -43,26 +43,21 @@ class EpisodeState:
         """[n] whether the episode is over."""
         return self.end != _ONGOING
 
-    def take(self, index: NDArray[np.bool_]) -> "EpisodeState":
+    def take(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> "EpisodeState":
         """The episodes at ``index``."""
-        taken: dict[str, Any] = {name: getattr(self, name)[index] for name in _PER_EPISODE}
-        return replace(self, patients=self.patients.take(index), **taken)
+        taken = (getattr(self, name)[index] for name in _PER_EPISODE)
+        return EpisodeState(self.patients.take(index), *taken)
 
-    def put(self, index: NDArray[np.bool_], other: "EpisodeState") -> "EpisodeState":
-        """A copy in which the episodes at ``index`` are ``other``'s."""
-        merged: dict[str, Any] = {"patients": self.patients.put(index, other.patients)}
-        for name in _PER_EPISODE:
-            merged[name] = getattr(self, name).copy()
-            merged[name][index] = getattr(other, name)
-        return replace(self, **merged)
-
-    def interleave(self, mine: NDArray[np.bool_], other: "EpisodeState") -> "EpisodeState":
-        """These episodes at the places where ``mine`` is True, ``other``'s at the others."""
-        mixed: dict[str, Any] = {
-            name: interleaved(mine, getattr(self, name), getattr(other, name))
-            for name in _PER_EPISODE
-        }
-        return EpisodeState(self.patients.interleave(mine, other.patients), **mixed)
+    def put(
+        self,
+        index: NDArray[np.integer] | NDArray[np.bool_],
+        other: "EpisodeState",
+        order: NDArray[np.integer] | None = None,
+    ) -> "EpisodeState":
+        """A copy, in this ``order``, in which the episodes at ``index`` are ``other``'s."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in _PER_EPISODE)
+        put = (merged(mine, index, theirs, order) for mine, theirs in pairs)
+        return EpisodeState(self.patients.put(index, other.patients, order), *put)
 
 
 def begin(patients: Patients, preprocessing: Preprocessing) -> EpisodeState:

@@ -185,10 +185,12 @@ class SepsisVectorEnv(gym.vector.VectorEnv[_Arrays, _Arrays, _Arrays]):
         """Moves the ongoing episodes and admits new patients for the others."""
         admitted = self._admit(~ongoing)
         reward = np.zeros(self.num_envs)
-        if not ongoing.any():
+        going, over = np.flatnonzero(ongoing), np.flatnonzero(~ongoing)
+        if not len(going):
             return admitted, reward
-        moved, reward[ongoing] = self._advance(state.take(ongoing), action[ongoing])
-        return moved.interleave(ongoing, admitted), reward
+        moved, reward[going] = self._advance(state.take(going), action[going])
+        order = np.maximum(np.cumsum(ongoing) - 1, 0)  # where each is among the moved
+        return moved.put(over, admitted, order), reward
 
     def _admit(
         self, mask: NDArray[np.bool_], stay_id: NDArray[np.int64] | None = None
