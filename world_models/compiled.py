@@ -43,6 +43,7 @@ _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
 _GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
 _SHOWN_STATIC = OBSERVATION_SLICES["static"]
+_SHOWN_ACTION = OBSERVATION_SLICES["previous_action"]
 _TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
 _MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, _FILL, _HOLD, _FILL_Z = range(10)
@@ -98,9 +99,32 @@ class CompiledStep:
         )  # fmt: skip
         patients.note(preprocessing, sofa=sofa, shown=shown)
 
+    def empty(self, patients: Patients) -> tuple[NDArray[Any], ...]:
+        """Arrays for the step of n patients; their memory is in place, the rest to be filled.
+
+        Returns:
+            What ``ClinicalWorldModel._sample`` returns, and of the state that follows: ``known``
+            [n, 39], ``shown`` [n, 107], SOFA [n], and [n, 2] ``Transition.scored``.
+        """
+        n = len(patients)
+        wide = (n, N_FEATURES)
+        return (
+            np.empty(wide, np.float32), np.empty(wide, np.int16), np.empty(n, np.bool_),
+            patients.memory.copy(), np.empty(n, np.int8), np.empty(n, np.float32),
+            np.empty(n, np.float32), np.empty(wide, np.bool_),
+            np.empty((n, OBSERVATION_SIZE), np.float32), np.empty(n, np.int8),
+            np.empty((n, 2), np.int8),
+        )  # fmt: skip
+
     def __call__(
-        self, patients: Patients, fluid_ml: _Floats, dose: _Floats, noise: _Floats, chance: _Floats
-    ) -> tuple[NDArray[Any], ...]:
+        self,
+        patients: Patients,
+        fluid_ml: _Floats,
+        dose: _Floats,
+        noise: _Floats,
+        chance: _Floats,
+        *after: NDArray[Any],
+    ) -> tuple[()]:
         """The step of one block.
 
         Args:
@@ -109,10 +133,7 @@ class CompiledStep:
             dose: [n] ug/kg/min.
             noise: [n, 39] independent normal draws.
             chance: [n, 41] uniform draws: measurements, ventilation, end.
-
-        Returns:
-            What ``ClinicalWorldModel._sample`` returns, and of the state that follows: ``known``
-            [n, 39], ``shown`` [n, 107], SOFA [n], and [n, 2] ``Transition.scored``.
+            after: The arrays of :meth:`empty`, which are filled.
         """
         n, preprocessing = len(patients), self._preprocessing
         if patients.noted(preprocessing, "shown") is None:
@@ -122,41 +143,21 @@ class CompiledStep:
             patients.previous_fluid_ml, patients.previous_norepinephrine_equivalent, fluid_ml, dose,
         )  # fmt: skip
         before = patients.values, patients.ventilated, patients.known(preprocessing), patients.step
-        shape = (n, N_FEATURES)
-        values, age, tube = (
-            np.empty(shape, np.float32),
-            np.empty(shape, np.int16),
-            np.empty(n, bool),
-        )
-        told = np.empty(n, np.int8), np.empty(n, np.float32), np.empty(n, np.float32)
-        noted = (
-            np.empty(shape, np.bool_), np.zeros((n, OBSERVATION_SIZE), np.float32),
-            np.empty(n, np.int8), np.empty((n, 2), np.int8),
-        )  # fmt: skip
-        after = values, age, tube, *told, *noted
+        told = *after[:3], *after[4:]
+        memory = after[3]
         if n == 1:
-            memory = patients.memory.copy()
             _step_one(
-                *self._weights, *self._tables, *seen, *doses, *before, memory, noise, chance, *after
+                *self._weights, *self._tables, *seen, *doses, *before, memory, noise, chance, *told
             )
-        else:
-            _read_all(self._tables[1], *seen, *doses, self._forward.inputs(n))
-            own = patients.memory[:, :, -1].argmax(1)
-            shared, outputs, memory = self._forward(patients.memory, own)
-            together = noise @ self._noise_weight
-            _move_all(
-                *self._tables,
-                *seen,
-                *doses,
-                *before,
-                own,
-                shared,
-                outputs,
-                together,
-                chance,
-                *after,
-            )
-        return values, age, tube, memory, *told, *noted
+            return ()
+        _read_all(self._tables[1], *seen, *doses, self._forward.inputs(n))
+        own = memory[:, :, -1].argmax(1)
+        shared, outputs = self._forward(memory, own)
+        together = noise @ self._noise_weight
+        _move_all(
+            *self._tables, *seen, *doses, *before, own, shared, outputs, together, chance, *told
+        )
+        return ()
 
 
 @njit(**_OPTIONS)
@@ -385,6 +386,7 @@ def _move(  # type: ignore[no-untyped-def]
         shown[at, _N + i] = measured[i]
     tube[at] = shown[at, _TUBE] = measured[_N]
     shown[at, _SHOWN_STATIC] = seen[1][at, _SHOWN_STATIC]
+    shown[at, _SHOWN_ACTION] = 0
     shown[at, -1] = np.float32(step[at] + 1) * factors[3]
     end[at], mortality[at], doubt[at] = _outcome(shared, outputs, chance[_N + 1], work, space)
     old, new = known[at], new_known[at]

@@ -119,33 +119,29 @@ class NumpyForward:
         """The [n, 130] inputs, to be filled before the call."""
         return self._arrays(n).inputs
 
-    def __call__(
-        self, memory: _Floats, own: NDArray[np.integer] | None
-    ) -> tuple[_Floats, _Floats, _Floats]:
+    def __call__(self, memory: _Floats, own: NDArray[np.integer] | None) -> tuple[_Floats, _Floats]:
         """One step from the filled inputs.
 
         Args:
-            memory: [n, M, H + 1] hidden state, and the mark of the own member.
+            memory: [n, M, H + 1] hidden state, which moves on, and the mark of the own member.
             own: [n] member whose own outputs are wanted; None for those of all.
 
         Returns:
-            Shared outputs [n, M, 41], own outputs [n, 82] or [n, M, 82], and the next memory.
+            Shared outputs [n, M, 41] and own outputs [n, 82] or [n, M, 82].
         """
         n, size, w = len(memory), self.hidden, self._w
         arrays = self._arrays(n)
         np.matmul(arrays.seen[:, size:], w.from_inputs, out=arrays.from_inputs)
-        before, wide = memory[:, :, :size], 3 * self.members * size
-        np.matmul(before.swapaxes(0, 1), w.recurrent, out=arrays.gates.swapaxes(1, 2))
-        following = memory.copy()
-        after = following[:, :, :size]
-        self._renew(following, arrays.gates, arrays.from_inputs)
+        kept, wide = memory[:, :, :size].swapaxes(0, 1), 3 * self.members * size
+        np.matmul(kept, w.recurrent, out=arrays.gates.swapaxes(1, 2))
+        self._renew(memory, arrays.gates, arrays.from_inputs)
         head, shared = arrays.head, arrays.shared
-        np.matmul(after.swapaxes(0, 1), w.head, out=head.swapaxes(0, 1))
+        np.matmul(kept, w.head, out=head.swapaxes(0, 1))
         head += arrays.from_inputs[:, wide : wide + self.members * size].reshape(head.shape)
         np.maximum(head, 0, out=head)
         np.matmul(head.swapaxes(0, 1), w.shared, out=shared.swapaxes(0, 1))
         shared += arrays.from_inputs[:, wide + self.members * size :].reshape(shared.shape)
-        return shared, self._own(arrays, own), following
+        return shared, self._own(arrays, own)
 
     def _renew(self, memory: _Floats, gates: _Floats, from_inputs: _Floats) -> None:
         """Moves the [n, M, H + 1] memory on; the [3, n, M, H] gates are used up."""
@@ -178,9 +174,10 @@ class NumpyForward:
             seen[:, :size] = head[:, member]
             return np.matmul(seen, w[member], out=arrays.own)
         seen[:, :size] = head[np.arange(len(own)), own]
-        for member in range(self.members):
-            mine = np.flatnonzero(own == member)
-            arrays.own[mine] = seen[mine] @ w[member]
+        order = own.argsort(kind="stable")
+        ends = np.bincount(own, minlength=self.members).cumsum()[:-1]
+        parts = zip(np.split(seen.take(order, 0), ends), w, strict=True)
+        arrays.own[order] = np.concatenate([part @ weight for part, weight in parts])
         return arrays.own
 
     def _arrays(self, n: int) -> _Scratch:

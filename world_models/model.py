@@ -124,7 +124,12 @@ class ClinicalWorldModel:
         patients = self._owned(patients, rng)
         fluid = np.asarray(fluid_ml, np.float32)
         dose = np.asarray(norepinephrine_equivalent, np.float32)
-        sampled = self._in_blocks(compiled or self._sample, patients, fluid, dose, noise, chance)
+        drawn = patients, fluid, dose, noise, chance
+        if compiled is None:
+            sampled = self._in_blocks(self._sample, *drawn)
+        else:
+            sampled = compiled.empty(patients)
+            self._in_blocks(compiled, *drawn, *sampled)
         values, age, ventilated, memory, end, mortality, epistemic, *noted = sampled
         following = patients.moved(values, age, ventilated, fluid, dose, memory)
         if not noted:
@@ -163,15 +168,20 @@ class ClinicalWorldModel:
         return patients.memory
 
     def _in_blocks(
-        self, compute: Callable[..., tuple[NDArray[Any], ...]], patients: Patients, *rest: _Floats
+        self,
+        compute: Callable[..., tuple[NDArray[Any], ...]],
+        patients: Patients,
+        *rest: NDArray[Any],
     ) -> tuple[NDArray[Any], ...]:
         """Computes arrays of n rows block by block, with one thread to a matrix product.
 
         More of them are of no use for products this small, and very slow on a busy machine.
         """
-        n, size = len(patients), self._forward.block
+        n, most = len(patients), self._forward.block
         if n == 1:
             return compute(patients, *rest)
+        # equal blocks, an even number of them: as much work for each of two threads
+        size = -(-n // (2 * -(-n // (2 * most))))
 
         def part(first: int) -> tuple[NDArray[Any], ...]:
             rows = slice(first, first + size)
@@ -179,7 +189,7 @@ class ClinicalWorldModel:
 
         each = map if self.threads == 1 else _pool(os.getpid(), self.threads).map
         with _one_thread_each():
-            if n <= size:
+            if n <= most:
                 return compute(patients, *rest)
             parts = list(each(part, range(0, n, size)))
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
@@ -222,11 +232,12 @@ class ClinicalWorldModel:
         dose: _Floats,
         member: NDArray[np.integer] | None,
     ) -> tuple[_Floats, _Floats, _Floats]:
-        """One block's outputs and next memory (see :class:`~world_models.forward.NumpyForward`)."""
+        """One block's outputs (see :class:`~world_models.forward.NumpyForward`) and next memory."""
         inputs = self._forward.inputs(len(patients))
         state_inputs(patients, self.preprocessing, out=inputs)
         dose_inputs(fluid_ml, dose, self.preprocessing, out=inputs[:, N_STATE_INPUTS:])
-        return self._forward(patients.memory, member)
+        memory = patients.memory.copy()
+        return *self._forward(memory, member), memory
 
     def simulate(
         self,

@@ -40,9 +40,7 @@ class TorchForward:
         return self._inputs[:, :-1]
 
     @torch.inference_mode()
-    def __call__(
-        self, memory: _Floats, own: NDArray[np.integer] | None
-    ) -> tuple[_Floats, _Floats, _Floats]:
+    def __call__(self, memory: _Floats, own: NDArray[np.integer] | None) -> tuple[_Floats, _Floats]:
         """One step from the filled inputs; as in ``NumpyForward``."""
         w, size, n = self._w, self.hidden, len(memory)
         inputs = self._put(self._inputs)
@@ -61,9 +59,8 @@ class TorchForward:
         outputs = (seen @ w["own"]).transpose(0, 1)
         if own is not None:
             outputs = outputs[torch.arange(n), torch.from_numpy(own)]
-        following = memory.copy()
-        following[:, :, :size] = after.transpose(0, 1).cpu().numpy()
-        return shared.transpose(0, 1).cpu().numpy(), outputs.cpu().numpy(), following
+        memory[:, :, :size] = after.transpose(0, 1).cpu().numpy()
+        return shared.transpose(0, 1).cpu().numpy(), outputs.cpu().numpy()
 
     def _by_member(self, columns: Tensor) -> Tensor:
         """[n, M * W] to [M, n, W]."""

@@ -64,6 +64,15 @@ def test_torch_gives_the_trajectories_of_numpy(model):
         load_world_model("default", device="abacus")
 
 
+def in_blocks(model, compute, patients, *drawn):
+    """What the compiled or the numpy step makes of n patients and their draws."""
+    if compute == model._sample:
+        return model._in_blocks(compute, patients, *drawn)
+    after = compute.empty(patients)
+    model._in_blocks(compute, patients, *drawn, *after)
+    return after
+
+
 @pytest.mark.parametrize("n", [1, 30])
 def test_the_compiled_step_is_the_numpy_step(model, n):
     pytest.importorskip("numba", reason="the fast extra is not installed")
@@ -76,7 +85,8 @@ def test_the_compiled_step_is_the_numpy_step(model, n):
             noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
             chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
             chance[rng.random(n) < 0.1, -1] = 0  # dies
-            *found, known, shown, sofa, scored = model._compiled(patients, *doses, noise, chance)
+            sampled = in_blocks(model, model._compiled, patients, *doses, noise, chance)
+            *found, known, shown, sofa, scored = sampled
             expected = model._sample(patients, *doses, noise, chance)
             for one, two in zip(found, expected, strict=True):
                 assert one.dtype == two.dtype
@@ -124,10 +134,11 @@ def test_a_patient_fares_alike_alone_and_in_company(model):
     noise = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
     chance = rng.random((n, N_FEATURES + 2), dtype=np.float32)
     for compute in filter(None, (model._sample, model._compiled)):
-        together = model._in_blocks(compute, patients, *doses, noise, chance)
+        together = in_blocks(model, compute, patients, *doses, noise, chance)
         for at in (0, BLOCK - 1, BLOCK, n - 1):
             row = slice(at, at + 1)
-            alone = compute(patients.take(row), *(x[row] for x in (*doses, noise, chance)))
+            drawn = (x[row] for x in (*doses, noise, chance))
+            alone = in_blocks(model, compute, patients.take(row), *drawn)
             for one, many in zip(alone, together, strict=True):
                 np.testing.assert_allclose(one[0], many[at], rtol=1e-4, atol=1e-5)
 
