@@ -344,7 +344,7 @@ def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
 def test_all_stages_by_one_command(tmp_path, capsys):
     few = "stays=2 max_tokens=8 reading.steps=2 sft.steps=2 bc.steps=2 "
     few += "rl.steps=2 rl.patients=2 rl.group=2 rl.at_once=4"
-    command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "20"]
+    command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "8"]
     command += ["--truth-patients", "0"]
     main([*command, "--set", *few.split()])
     told = capsys.readouterr().out
