@@ -178,7 +178,7 @@ class ClinicalWorldModel:
         More of them are of no use for products this small, and very slow on a busy machine.
         """
         n, most = len(patients), self._forward.block
-        if n == 1:
+        if n < 2:
             return compute(patients, *rest)
         # equal blocks, an even number of them: as much work for each of two threads
         size = -(-n // (2 * -(-n // (2 * most))))

@@ -188,6 +188,7 @@ class Rollouts:
             "guideline": (-rl.guideline * away).tolist(),
             "invalid": [-rl.invalid * n for n in bad],
             "valid": [float(n == 0) for n in bad],
+            "action": action.tolist(),
             "simulations": [float(one.counts["simulations"]) for one in decided],
             "fallback": [float(one.counts["fallbacks"]) for one in decided],
         }

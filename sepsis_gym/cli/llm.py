@@ -57,6 +57,7 @@ def knowledge(
         model = resolve_model(world_model)
         told = world_model_answers(model, in_scales_of(log, model.preprocessing))
         scores += score_answers(f"world model {world_model}", log, told)
+    scores.sort(key=lambda score: score.question)
     Console().print(knowledge_table(scores))
     print(DISCLAIMER)
     if out is not None:
