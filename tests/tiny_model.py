@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agents.llm import TeacherAgent
 from agents.llm import prompt as prompts
+from agents.llm.dialogue import render as dialogue_text
 from evaluation.target import agent_probabilities
 from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
@@ -140,11 +141,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 def render(tokenizer: PreTrainedTokenizerFast, dialogue: list[dict], simulate: bool) -> str:
     """The text of a dialogue, with the tools that it was held with."""
-    from agents.llm.local import _with_parsed_arguments
-
-    turns = [_with_parsed_arguments(turn) for turn in dialogue]
-    tools = prompts.tools(simulate=simulate)
-    return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False)
+    return dialogue_text(tokenizer, dialogue, prompts.tools(simulate=simulate), answering=False)
 
 
 def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> None:
