@@ -22,6 +22,22 @@ _SAVED_TIMES = 10
 _LORA_LAYERS = "all-linear"
 
 
+def require() -> None:
+    """Checks that what trains is installed.
+
+    Raises:
+        ImportError: It is not; the message says how to install it.
+    """
+    try:
+        import datasets  # noqa: F401
+        import peft  # noqa: F401
+        import trl  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'{error.name or "trl"} is missing: pip install "sepsis-gym[train]"'
+        ) from error
+
+
 def load(folder: str, config: CurriculumConfig) -> tuple[Any, Any]:
     """A causal language model and its tokenizer.
 
@@ -32,12 +48,10 @@ def load(folder: str, config: CurriculumConfig) -> tuple[Any, Any]:
     Raises:
         ConfigError: There is no such model, or it has no chat template.
     """
-    try:
-        import torch
-        import trl  # noqa: F401
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise ImportError('trl is missing: pip install "sepsis-gym[train]"') from error
+    require()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     dtype = "float32"
     if config.dtype == "bfloat16" or (config.dtype == "auto" and torch.cuda.is_available()):
         dtype = "bfloat16"

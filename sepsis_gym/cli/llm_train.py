@@ -58,7 +58,10 @@ def train(
         stays: Test stays in the table.
         truth_patients: New patients in it, if the cohort is synthetic.
     """
+    from agents.curriculum.train import require
+
     config = _config(model, settings)
+    require()
     log = Trajectories.load(cohort)
     simulator = resolve_model(world_model)
     if (
