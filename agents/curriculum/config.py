@@ -61,7 +61,7 @@ class ReinforcementConfig:
     whole_stay: bool = False
     horizon: int = 3
     doubt: float = 20.0
-    guideline: float = 0.05
+    guideline: float = 0.3
     invalid: float = 1.0
 
 
