@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from agents.curriculum.tiny import make_model, make_tokenizer, plain_tokenizer
 from agents.llm import TeacherAgent
 from agents.llm import prompt as prompts
 from agents.llm.dialogue import render as dialogue_text
@@ -28,48 +28,6 @@ from world_models import load_world_model
 ROOT = Path(__file__).parents[1]
 STAYS, LEARNING_RATE = 24, 3e-3
 NEAR_TOKENS, NEAR, WHOLE = 48, (400, 16), (200, 4)  # steps and dialogues a step
-TEMPLATE = """\
-{%- set reminder = namespace(text="Call") -%}
-{%- for tool in tools or [] -%}
-{%- set reminder.text = reminder.text ~ " " ~ tool.function.name -%}
-{%- endfor -%}
-{%- if tools -%}
-<|im_start|>system
-{{ messages[0].content }}
-
-# Tools
-{% for tool in tools %}{{ tool | tojson }}
-{% endfor -%}
-Reply with <tool_call>
-{"name": ..., "arguments": ...}
-</tool_call><|im_end|>
-{% endif -%}
-{%- for message in messages -%}
-{%- if message.role == 'user' -%}
-<|im_start|>user
-{{ message.content }}
-{{ reminder.text }}<|im_end|>
-{% elif message.role == 'tool' -%}
-<|im_start|>user
-<tool_response>
-{{ message.content }}
-</tool_response>
-{{ reminder.text }}<|im_end|>
-{% elif message.role == 'assistant' -%}
-<|im_start|>assistant
-{{ message.content or '' }}
-{%- for call in message.tool_calls or [] -%}
-{{ '\\n' if message.content or not loop.first else '' }}<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>
-{%- endfor -%}
-<|im_end|>
-{% endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% endif -%}
-"""
 _ANSWER = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
 
 
@@ -89,54 +47,6 @@ def teachers_dialogues(simulate: bool) -> list[list[dict]]:
             if turn["role"] == "assistant":
                 turn["content"] = ""
     return told
-
-
-def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over lines, not words: whole phrases become a token, digits stay single."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split("\n", "isolated"),
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1500,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        show_progress=False,
-    )
-    tags = ("<tool_call>", "</tool_call>")  # plain text to the decoder, so not special
-    split = re.compile("|".join(map(re.escape, (*tags, "<|im_start|>", "<|im_end|>"))))
-    tokenizer.train_from_iterator([part for text in texts for part in split.split(text)], trainer)
-    tokenizer.add_tokens([AddedToken(tag, special=False) for tag in tags])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=TEMPLATE,
-    )
-
-
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """Two small layers, not yet trained."""
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config)
 
 
 def render(tokenizer: PreTrainedTokenizerFast, dialogue: list[dict], simulate: bool) -> str:
@@ -201,10 +111,7 @@ def main(out: str) -> None:
     random.seed(0)
     torch.manual_seed(0)
     held = [(d, simulate) for simulate in (True, False) for d in teachers_dialogues(simulate)]
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE()), chat_template=TEMPLATE
-    )
-    texts = [render(plain, *each) for each in held]
+    texts = [render(plain_tokenizer(), *each) for each in held]
     tokenizer = make_tokenizer(texts)
     model = make_model(tokenizer)
     train(model, tokenizer, texts)

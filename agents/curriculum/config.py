@@ -45,7 +45,8 @@ class ReinforcementConfig:
         kl: Weight of the divergence from the model before the stage.
         whole_stay: Whether a decision is worth what the world model pays until the stay ends, the
             model itself deciding on, instead.
-        horizon: Steps the planner looks ahead.
+        horizon: Steps the planner looks ahead. From 3 on it values one dose for everybody, or
+            nearly none, above the guideline (:func:`Rollouts.roll` then teaches just that).
         doubt: Its charge per unit of the ensemble's disagreement; not in whole stays.
         guideline: Charged per level away from the guideline's doses.
         invalid: Charged per reply that is no valid call.
@@ -59,7 +60,7 @@ class ReinforcementConfig:
     temperature: float = 1.0
     kl: float = 0.0
     whole_stay: bool = False
-    horizon: int = 3
+    horizon: int = 1
     doubt: float = 20.0
     guideline: float = 0.3
     invalid: float = 1.0
@@ -119,6 +120,7 @@ class CurriculumConfig:
 
 
 TINY = CurriculumConfig(
+    stays=600,
     reading=SupervisedConfig(steps=400, batch_size=16, at_once=16, learning_rate=3e-3),
     sft=SupervisedConfig(steps=300, batch_size=16, at_once=16, learning_rate=3e-3),
     bc=SupervisedConfig(steps=400, batch_size=16, at_once=16, learning_rate=2e-3),

@@ -150,7 +150,9 @@ class Rollouts:
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as network:
             training = network.training
             loaded = network, trainer.processing_class
-            step = int(trainer.state.global_step)
+            accelerator = trainer.accelerator  # a group may be spread over its processes
+            step = int(trainer.state.global_step) * accelerator.num_processes
+            step += accelerator.process_index
             told = self.roll(loaded, [json.loads(text) for text in prompts], step)
             network.train(training)
         return told
@@ -203,8 +205,9 @@ class Rollouts:
         greedy: bool = False,
     ) -> list[Decision]:
         temperature = 0.0 if greedy else self.config.rl.temperature
-        seed = hash((self.config.seed, step))
-        sampling = Sampling(temperature, self.config.max_tokens, seed)
+        sampling = Sampling(
+            temperature, self.config.max_tokens, 1_000_003 * self.config.seed + step
+        )
         at_once = len(agents) if loaded[0].device.type == "cpu" else 8 * self.config.rl.at_once
         backend = TransformersBackend(
             "in training", sampling=sampling, batch_size=at_once, loaded=loaded

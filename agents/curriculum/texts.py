@@ -1,6 +1,7 @@
 """What is learned from text: questions about the patient's course, and the teacher's decisions."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from sepsis_gym.actions import N_ACTIONS, decode_action, encode_action
 from sepsis_gym.agent import prepare
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs.replay import SepsisReplayEnv
+from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
 Dialogue = tuple[list[Message], list[dict[str, Any]]]
 """Messages, and the tools they were held with."""
+_MAP = FEATURE_INDEX["meanbp"]
 _NEXT_STATE, _WHAT_IF = 0.4, 0.3  # how often; yes or no is always asked, but teaches little
 
 
@@ -55,7 +58,7 @@ def dynamics(
         if rng.random() < _NEXT_STATE:
             said = prompt.outcome_answer(here.info, here.following)
             asked.append((prompt.outcome_question(here.action), said))
-        if rng.random() < _WHAT_IF:
+        if here.info["known"][_MAP] and rng.random() < _WHAT_IF:
             actions = rng.choice(N_ACTIONS, 2, replace=False)
             said = prompt.choice_answer(here.simulator.simulate(actions))
             asked.append((prompt.choice_question((int(actions[0]), int(actions[1]))), said))
@@ -98,10 +101,12 @@ def decisions(
     """
     done: dict[int, list[dict[str, Any]]] = {}
     if kept.exists():
-        for line in kept.read_text(encoding="utf-8").splitlines():
-            if line.endswith("}"):  # all but one that a kill cut short
-                entry = json.loads(line)
-                done[entry["stay_id"]] = entry["held"]
+        whole, _, torn = kept.read_bytes().rpartition(b"\n")
+        if torn:  # a kill cut the last line short
+            os.truncate(kept, len(whole) + (len(whole) > 0))
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            done[entry["stay_id"]] = entry["held"]
     guideline = GuidelineAgent(log.preprocessing)
 
     def hold(stay: int) -> list[dict[str, Any]]:

@@ -6,19 +6,21 @@ Each stage starts from a model folder and writes one that ``sepsis-gym llm serve
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agents.curriculum.config import CurriculumConfig, ReinforcementConfig, SupervisedConfig
 from agents.curriculum.rollout import REWARDS, TOLD, Rollouts
 from agents.curriculum.texts import Dialogue
 from agents.llm.dialogue import encode
-from sepsis_gym.errors import ConfigError
 
 _SAVED_TIMES = 10
 """Checkpoints in a stage, of which the last is kept."""
+_BATCHES_SORTED = 50
 _LORA_LAYERS = "all-linear"
 
 
@@ -39,34 +41,14 @@ def require() -> None:
 
 
 def load(folder: str, config: CurriculumConfig) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer.
-
-    Args:
-        folder: Folder, or name on the Hugging Face hub.
-        config: Whose ``dtype`` counts.
-
-    Raises:
-        ConfigError: There is no such model, or it has no chat template.
-    """
+    """A causal language model and its tokenizer, as :func:`agents.llm.local.load` has them."""
     require()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = "float32"
-    if config.dtype == "bfloat16" or (config.dtype == "auto" and torch.cuda.is_available()):
-        dtype = "bfloat16"
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        network: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: cannot be loaded: {error}") from error
-    if not tokenizer.chat_template:
-        raise ConfigError(f"{folder}: has no chat template; take a model tuned for chat")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return network, tokenizer
+    from agents.llm.local import load as load_as
+
+    half = config.dtype == "bfloat16" or (config.dtype == "auto" and torch.cuda.is_available())
+    return load_as(folder, dtype="bfloat16" if half else "float32")
 
 
 def learn_texts(
@@ -99,22 +81,49 @@ def learn_texts(
             token if mine or all_tokens else -100 for token, mine in zip(ids, written, strict=True)
         ]
         rows.append({"input_ids": ids, "labels": own})
-    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    order, tokens = batches_alike(lengths, stage, config.seed), lengths.mean()
     _tell_cost(network, config, stage.steps * stage.batch_size * tokens, stage.at_once * tokens)
     args = SFTConfig(
         **_arguments(out, stage, stage.batch_size, config),
         max_length=None,
         packing=False,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
     )
     trainer = SFTTrainer(
         model=network,
         args=args,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([rows[at] for at in order]),
         processing_class=tokenizer,
         peft_config=_adapters(config),
     )
     _run(trainer, start, out, config)
+
+
+def batches_alike(
+    lengths: NDArray[np.integer], stage: SupervisedConfig, seed: int
+) -> NDArray[np.integer]:
+    """Which text comes when, so that those of a batch are of like length and pad little.
+
+    transformers can group by length too, but a run that goes on from a checkpoint then sees
+    others than it would have.
+
+    Args:
+        lengths: [n] of the texts.
+        stage: How many batches of which size are wanted.
+        seed: Of the order.
+
+    Returns:
+        [steps * batch_size] positions; none comes again before all others have come.
+    """
+    rng, wanted = np.random.default_rng(seed), stage.steps * stage.batch_size
+    rounds = [rng.permutation(len(lengths)) for _ in range(-(-wanted // len(lengths)))]
+    order = np.concatenate(rounds)[:wanted].reshape(stage.steps, stage.batch_size)
+    for first in range(0, stage.steps, _BATCHES_SORTED):
+        some = order[first : first + _BATCHES_SORTED]
+        like = some.ravel()[np.argsort(lengths[some.ravel()], kind="stable")].reshape(some.shape)
+        order[first : first + _BATCHES_SORTED] = rng.permutation(like)
+    return order.ravel()
 
 
 def reinforce(start: str, rollouts: Rollouts, out: Path, config: CurriculumConfig) -> None:
@@ -226,8 +235,13 @@ def _run(trainer: Any, start: str, out: Path, config: CurriculumConfig) -> None:
     trainer.train(resume_from_checkpoint=last)
     whole = work / "trained"
     trainer.save_model(str(whole))  # on every process: the weights may be spread
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        _finish(trainer, whole, start, out, config)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _finish(trainer: Any, whole: Path, start: str, out: Path, config: CurriculumConfig) -> None:
+    """Makes a plain model folder of what was saved."""
     if config.lora_rank is not None:
         from peft import PeftModel
 
@@ -238,7 +252,7 @@ def _run(trainer: Any, start: str, out: Path, config: CurriculumConfig) -> None:
     trainer.processing_class.save_pretrained(whole)
     (whole / "training_args.bin").unlink(missing_ok=True)  # a pickle
     whole.rename(out)
-    shutil.rmtree(work)
+    shutil.rmtree(_workplace(out))
 
 
 def _tell_cost(network: Any, config: CurriculumConfig, tokens: float, at_once: float) -> None:
@@ -273,8 +287,3 @@ def _flops(device: str) -> float:
         (a @ a).sum().item()
         best = min(best, perf_counter() - began)
     return 2 * 1024**3 / best
-
-
-def settings_of(config: CurriculumConfig) -> dict[str, Any]:
-    """Plain JSON types."""
-    return asdict(config)

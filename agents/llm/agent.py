@@ -148,7 +148,7 @@ class LLMAgent:
         return np.bincount(decisions, minlength=N_ACTIONS) / len(decisions)
 
     def _decide_times(self, n: int, observation: NDArray[np.float32], info: Info) -> list[int]:
-        if self.turn_to(info):
+        if self._turns_to(info):
             self._decisions = []
         while len(self._decisions) < n:
             action = self._decide(info, len(self._decisions))
@@ -157,7 +157,7 @@ class LLMAgent:
             self._decisions.append(action)
         return self._decisions[:n]
 
-    def turn_to(self, info: Info) -> bool:
+    def _turns_to(self, info: Info) -> bool:
         """Whether this is another state than the last one asked about, which then is history."""
         if self._present is not None and self._present["step"] == info["step"]:
             return False
@@ -188,7 +188,7 @@ class LLMAgent:
         if self.simulate and self._simulator is None:
             raise ConfigError("the agent may simulate but has no environment: call prepare() first")
         self.counts["decisions"] += 1
-        messages = self.opening(info)
+        messages = self._opening(info)
         self.transcript.append(messages)
         action, spent = None, Counter[str]()
         while action is None and spent["repairs"] <= self.max_repairs:
@@ -207,7 +207,7 @@ class LLMAgent:
         self._write_down(info, draw, action, messages)
         return action
 
-    def opening(self, info: Info) -> list[Message]:
+    def _opening(self, info: Info) -> list[Message]:
         """How every dialogue about a state begins: the task, and the patient so far."""
         system = prompt.system_prompt(self.preprocessing, simulate=self.simulate)
         told = prompt.patient_message(info, self._past)

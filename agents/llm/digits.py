@@ -75,7 +75,7 @@ class LLMDigitAgent(LLMAgent):
         self, observation: NDArray[np.float32], info: Info
     ) -> NDArray[np.float64]:
         """Probability of each of the 25 actions, [25]; asks the model once per state."""
-        if self.turn_to(info):
+        if self._turns_to(info):
             self._probabilities = None
         if self._probabilities is None:
             told = self._asked(info) if self._mode == "digits" else self._called(info)

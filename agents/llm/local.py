@@ -64,32 +64,19 @@ class TransformersBackend:
         Raises:
             ConfigError: There is no such model, or it has no chat template.
         """
-        try:
-            import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            raise ImportError('transformers is missing: pip install "sepsis-gym[local]"') from error
+        torch = _torch()
         self.model, self.sampling, self.batch_size = model, sampling or Sampling(), batch_size
         self._torch: Any = torch
-        self._device: Any = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            if loaded is None:
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-                network: Any = AutoModelForCausalLM.from_pretrained(
-                    model, dtype=dtype, use_safetensors=True
-                ).to(self._device)
-            else:
-                network, self.tokenizer = loaded
-                self._device = network.device
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{model}: cannot be loaded: {error}") from error
-        if not self.tokenizer.chat_template:
-            raise ConfigError(f"{model}: has no chat template; take a model tuned for chat")
+        network: Any
+        if loaded is None:
+            network, self.tokenizer = load(model, dtype=dtype)
+            network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        else:
+            network, self.tokenizer = loaded
+        self._device: Any = network.device
         self.network = network.eval()
         ends = network.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id])
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
         self._waiting: SimpleQueue[_Asked] = SimpleQueue()
         self._generating = Lock()
 
@@ -199,6 +186,42 @@ class TransformersBackend:
         content, calls = read_tool_calls(text)
         tokens = tuple(written if end is None else written[: end + 1])
         return Reply(content, calls, prompt_tokens, len(tokens), cut=end is None, tokens=tokens)
+
+
+def load(model: str, *, dtype: str) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer; weights in safetensors only, none of its code.
+
+    Args:
+        model: Folder, or name on the Hugging Face hub.
+        dtype: As for :class:`TransformersBackend`.
+
+    Raises:
+        ConfigError: There is no such model, or it has no chat template.
+    """
+    _torch()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{model}: cannot be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{model}: has no chat template; take a model tuned for chat")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return network, tokenizer
+
+
+def _torch() -> Any:
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError('transformers is missing: pip install "sepsis-gym[local]"') from error
+    return torch
 
 
 def read_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:

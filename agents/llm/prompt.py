@@ -294,9 +294,9 @@ def _treatment(action: int) -> str:
 
 
 def _number(value: SupportsFloat) -> str:
-    """As it is charted: three significant digits, whole from 50 on."""
+    """Three significant digits, whole from 100 on."""
     number = float(value)
-    return f"{number:.0f}" if abs(number) >= 50 else f"{number:.3g}"
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _signed(change: SupportsFloat) -> str:

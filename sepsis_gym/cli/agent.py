@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from tyro import MISSING_NONPROP
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
@@ -49,20 +50,27 @@ def train(
             the best fitted Q evaluation on the validation split.
         seed: Of the training.
     """
-    from agents import train_agent
+    from agents import config_type, train_agent
     from evaluation import EvaluationConfig, validation_value
 
-    config = _config(name, settings)
+    config = changed(config_type(name), settings, f"agent train {name} --set")
     trajectories = Trajectories.load(cohort)
     score = validation_value(trajectories, gamma=EvaluationConfig().gamma) if select else None
     train_agent(name, trajectories, out, config=config, seed=seed, score=score)
     print(f"written to {out}")
 
 
-def _config(name: str, settings: tuple[str, ...]) -> Any:
-    """The agent's settings with some changed, checked by their types."""
-    from agents import config_type
+def changed(
+    config_type: Any, settings: tuple[str, ...], command: str, default: Any = MISSING_NONPROP
+) -> Any:
+    """Settings of this type, some of them changed by ``NAME=VALUE``, checked by their types.
 
+    Args:
+        config_type: Dataclass.
+        settings: The changes; ``help`` alone lists the names.
+        command: What the help is headed by.
+        default: What is changed; the type's own defaults if not given.
+    """
     args = ["--help"] if settings == ("help",) else []
     for setting in () if args else settings:
         key, separator, value = setting.partition("=")
@@ -70,4 +78,4 @@ def _config(name: str, settings: tuple[str, ...]) -> Any:
             raise ConfigError(f"--set {setting}: expected NAME=VALUE; --set help lists the names")
         flag = f"--{key.replace('_', '-')}"
         args += [flag, *value.split(",")] if "," in value else [f"{flag}={value}"]
-    return tyro.cli(config_type(name), args=args, prog=f"agent train {name} --set")
+    return tyro.cli(config_type, args=args, prog=command, default=default)

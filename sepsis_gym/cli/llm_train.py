@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import tyro
 from rich.console import Console
 from tyro.conf import arg
 
 from agents.curriculum import STAGES, TINY, CurriculumConfig, Stage
 from evaluation import EvaluationConfig
 from sepsis_gym.agent import Agent
+from sepsis_gym.cli.agent import changed
 from sepsis_gym.cli.evaluate import LLMConfig, open_backend, score, support_limit
 from sepsis_gym.cli.llm_knowledge import knowledge_of, knowledge_table
 from sepsis_gym.errors import ConfigError
@@ -59,8 +59,10 @@ def train(
         truth_patients: New patients in it, if the cohort is synthetic.
     """
     from agents.curriculum.train import require
+    from agents.policy import WORLD_MODEL
 
-    config = _config(model, settings)
+    default = TINY if model == "tiny" else CurriculumConfig()
+    config = changed(CurriculumConfig, settings, "llm train --set", default)
     require()
     log = Trajectories.load(cohort)
     simulator = resolve_model(world_model)
@@ -69,35 +71,37 @@ def train(
         or simulator.preprocessing != log.preprocessing
     ):
         raise ConfigError(f"{cohort} is not in the scales of {world_model!r}: see --scales-of")
-    out.mkdir(parents=True, exist_ok=True)
-    _keep(out, {"model": model, "cohort": log.content_hash, "settings": asdict(config)})
+    from accelerate import PartialState
+
+    processes = PartialState()
     run = _Curriculum(log, simulator, config, out, teacher)
+    about: dict[str, Any] = {"model": model, "cohort": log.content_hash, "settings": asdict(config)}
+    about |= {WORLD_MODEL: simulator.digest, "teacher": teacher.llm_model}
+    with processes.main_process_first():  # what it writes, the others find
+        out.mkdir(parents=True, exist_ok=True)
+        _keep(out, about)
+        run.prepare(tiny=model == "tiny", stage=stage)
     start = run.base() if model == "tiny" else model
     for each in STAGES if stage == "all" else (stage,):
         before = STAGES.index(each) - 1
         if before >= 0:
             start = str(out / STAGES[before])
+            if not Path(start).exists():
+                raise ConfigError(f"stage {each} begins where {start} ended, which is not there")
         run.stage(each, start)
-    if stage == "all":
+    if stage == "all" and processes.is_main_process:
         run.table(out / _BASE if model == "tiny" else Path(model), stays, truth_patients)
-
-
-def _config(model: str, settings: tuple[str, ...]) -> CurriculumConfig:
-    args = ["--help"] if settings == ("help",) else []
-    for setting in () if args else settings:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {setting}: expected NAME=VALUE; --set help lists the names")
-        args.append(f"--{key.replace('_', '-')}={value}")
-    default = TINY if model == "tiny" else CurriculumConfig()
-    return tyro.cli(CurriculumConfig, default=default, args=args, prog="llm train --set")
 
 
 def _keep(out: Path, about: dict[str, Any]) -> None:
     """Refuses to go on with other settings than those that the folder was begun with."""
     file = out / _SETTINGS
-    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(about)):
-        raise ConfigError(f"{file} is of another model, cohort or settings: choose another --out")
+    if file.exists():
+        if json.loads(file.read_text()) != json.loads(json.dumps(about)):
+            raise ConfigError(
+                f"{file} is of another model, cohort, teacher or settings: choose another --out"
+            )
+        return
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps(about, indent=1))
     fresh.replace(file)
@@ -123,21 +127,29 @@ class _Curriculum:
         self._limit = support_limit(simulator, log)
         self._teacher = teacher
         self._dynamics: list[Any] | None = None
+        self._imitated: list[Any] | None = None
 
-    def base(self) -> str:
-        """A new tiny model that knows the phrases of the stages to come and has read patients."""
+    def prepare(self, *, tiny: bool, stage: str) -> None:
+        """Makes what the training only reads."""
         from agents.curriculum.tiny import plain_tokenizer, write_tiny
-        from agents.curriculum.train import learn_texts
         from agents.llm.dialogue import render
         from sepsis_gym.files import whole_folder
 
-        folder, blank = self.out / _BASE, self.out / _BLANK
-        if not blank.exists():
+        blank = self.out / _BLANK
+        if tiny and not blank.exists():
             plain = plain_tokenizer()
             seen = [*self.dynamics()[:1000], *self.imitated()[:1000]]
             texts = [render(plain, *one, answering=False) for one in seen]
             with whole_folder(blank) as target:
                 write_tiny(target, texts, seed=self.config.seed)
+        if stage in ("bc", "all") and not (self.out / "bc").exists():
+            self.imitated()
+
+    def base(self) -> str:
+        """The tiny model once it has read patients."""
+        from agents.curriculum.train import learn_texts
+
+        folder, blank = self.out / _BASE, self.out / _BLANK
         if not folder.exists():
             Console().rule("reading")
             read: list[Any] = [(messages[1:2], []) for messages, _ in self.dynamics()]
@@ -160,9 +172,11 @@ class _Curriculum:
         """The teacher's dialogues worth imitating."""
         from agents.curriculum.texts import decisions, imitated
 
-        kept = self.out / _DIALOGUES
-        held = decisions(self.teacher(), self.train_log, self.simulator, kept)
-        return imitated(held, self.log.preprocessing, self.config)
+        if self._imitated is None:
+            kept = self.out / _DIALOGUES
+            held = decisions(self.teacher(), self.train_log, self.simulator, kept)
+            self._imitated = imitated(held, self.log.preprocessing, self.config)
+        return self._imitated
 
     def teacher(self) -> Any:
         """The rule, or the language model that was asked for."""
@@ -192,13 +206,11 @@ class _Curriculum:
         if target.exists():
             print(f"{target} is there already")
             return
-        if not Path(start).exists() and start.startswith(str(self.out)):
-            raise ConfigError(f"stage {stage} begins where {start} ended, which is not there")
         Console().rule(f"stage {STAGES.index(stage) + 1}: {stage}")
         if stage == "sft":
             learn_texts(start, self.dynamics(), target, config.sft, config)
         elif stage == "bc":
-            texts, rng = self.imitated(), np.random.default_rng(config.seed)
+            texts, rng = [*self.imitated()], np.random.default_rng(config.seed)
             share = config.dynamics_share
             n = min(round(len(texts) * share / (1 - share)), len(self.dynamics()))
             chosen = rng.choice(len(self.dynamics()), n, replace=False)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from agents.curriculum.rollout import Rollouts, decide
 from agents.curriculum.situations import logged_situations
 from agents.curriculum.texts import Held, decisions, dynamics, imitated, without_simulator
 from agents.curriculum.tiny import make_tokenizer, plain_tokenizer, write_tiny
-from agents.curriculum.train import learn_texts, reinforce
+from agents.curriculum.train import batches_alike, learn_texts, reinforce
 from agents.llm import LLMAgent, Reply, TeacherAgent
 from agents.llm import prompt as prompts
 from agents.llm.dialogue import encode, render
@@ -194,6 +195,8 @@ def test_kept_dialogues_are_not_asked_for_again(log, model, tmp_path):
     del teacher.session
     assert decisions(teacher, log, model, file) == first
     assert file.read_text().startswith(text[: text.rindex("\n")])
+    teacher.session = None
+    assert decisions(teacher, log, model, file) == first  # all of them kept, in whole lines
 
 
 @pytest.fixture
@@ -272,7 +275,7 @@ def test_imitation_and_then_reinforcement_find_the_best_action(
 
     monkeypatch.setattr("agents.planner.PlanningAgent.value", value)
     rl = ReinforcementConfig(
-        steps=25, patients=4, group=8, at_once=32, learning_rate=1e-3, guideline=0.0
+        steps=40, patients=4, group=8, at_once=32, learning_rate=1e-3, guideline=0.0
     )
     config = replace(SMALL, rl=rl, without_simulator=1.0)
     here = list(logged_situations(log, model, progress="test"))
@@ -302,31 +305,61 @@ def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent
     assert rollouts.roll((network, AutoTokenizer.from_pretrained(base)), asked, 0) == told
 
 
-def test_a_stopped_stage_goes_on_to_the_same_weights(beginner, tmp_path, monkeypatch):
+def test_a_batch_is_of_like_length_and_all_texts_come():
+    lengths = np.random.default_rng(1).integers(100, 1000, size=90)
+    stage = replace(STAGE, steps=20, batch_size=9)
+    order = batches_alike(lengths, stage, seed=0)
+    assert np.array_equal(np.bincount(order, minlength=90), np.full(90, 2))
+    spread = np.ptp(lengths[order].reshape(20, 9), axis=1)
+    assert spread.mean() < 0.15 * np.ptp(lengths)
+    assert np.array_equal(order, batches_alike(lengths, stage, seed=0))
+
+
+@contextmanager
+def stopped_at(step, monkeypatch):
+    """A kill in the midst of a step."""
     from transformers import Trainer
 
-    base, told = beginner
-    stage = replace(STAGE, steps=6)
-    learn_texts(str(base), told, tmp_path / "whole", stage, SMALL)
     train_step, done = Trainer.training_step, Counter()
 
     def stops(self, *args, **settings):
         done["steps"] += 1
-        if done["steps"] == 5:
+        if done["steps"] == step:
             raise KeyboardInterrupt
         return train_step(self, *args, **settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "training_step", stops)
-        with pytest.raises(KeyboardInterrupt):
-            learn_texts(str(base), told, tmp_path / "stopped", stage, SMALL)
-    assert not (tmp_path / "stopped").exists()
-    learn_texts(str(base), told, tmp_path / "stopped", stage, SMALL)
-    one, other = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
-        for name in ("whole", "stopped")
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+        yield
+
+
+def equal_weights(*folders):
+    one, other = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in folders)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stopped_stage_goes_on_to_the_same_weights(
+    beginner, log, model, agent, tmp_path, monkeypatch
+):
+    base, told = beginner
+    stage = replace(STAGE, steps=60)
+    learn_texts(str(base), told, tmp_path / "bc", stage, SMALL)
+    with stopped_at(50, monkeypatch), pytest.raises(KeyboardInterrupt):
+        learn_texts(str(base), told, tmp_path / "bc-stopped", stage, SMALL)
+    assert not (tmp_path / "bc-stopped").exists()
+    learn_texts(str(base), told, tmp_path / "bc-stopped", stage, SMALL)
+    assert equal_weights(tmp_path / "bc", tmp_path / "bc-stopped")
+
+    rl = ReinforcementConfig(steps=4, patients=2, group=8, at_once=16, learning_rate=1e-3)
+    config = replace(SMALL, rl=rl, without_simulator=1.0)
+    here = list(logged_situations(log, model, progress="test"))
+    start, rollouts = str(tmp_path / "bc"), Rollouts(here, agent, model, config)
+    reinforce(start, rollouts, tmp_path / "rl", config)
+    with stopped_at(3, monkeypatch), pytest.raises(KeyboardInterrupt):
+        reinforce(start, rollouts, tmp_path / "rl-stopped", config)
+    reinforce(start, rollouts, tmp_path / "rl-stopped", config)
+    assert equal_weights(tmp_path / "rl", tmp_path / "rl-stopped")
+    assert not equal_weights(tmp_path / "rl", tmp_path / "bc")
 
 
 def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
@@ -359,4 +392,4 @@ def test_all_stages_by_one_command(tmp_path, capsys):
     }
     with pytest.raises(SystemExit):
         main([*command, "--set", "sft.steps=3"])
-    assert "of another model, cohort or settings" in capsys.readouterr().err
+    assert "of another model, cohort, teacher or settings" in capsys.readouterr().err
