@@ -49,7 +49,8 @@ class ReinforcementConfig:
             nearly none, above the guideline (:func:`Rollouts.roll` then teaches just that).
         doubt: Its charge per unit of the ensemble's disagreement; not in whole stays.
         guideline: Charged per level away from the guideline's doses.
-        invalid: Charged per reply that is no valid call.
+        invalid: Charged per reply that is no valid call. What the fallback then decides is worth
+            no more than the worst of the other decisions.
     """
 
     steps: int = 200

@@ -100,6 +100,16 @@ def decide(
     return told
 
 
+def as_the_worst(worth: NDArray[np.floating], failed: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Gives the failed what the worst got, or a model learns to fail, for the fallback is better.
+
+    Args:
+        worth: [n] of each decision.
+        failed: [n] whether the fallback made it.
+    """
+    return np.where(failed, worth.min(), worth)
+
+
 class Rollouts:
     """TRL's ``rollout_func``: prompts in, decisions and their worth out.
 
@@ -179,17 +189,18 @@ class Rollouts:
             expected = [self._planner.value(patients, doses) for doses in (action, usual)]
             value = expected[0] - expected[1]
         apart = np.subtract(decode_action(action), decode_action(usual))
-        bad = [one.counts["repairs"] + one.counts["fallbacks"] for one in decided]
-        rl, away = self.config.rl, np.abs(apart).sum(0)
+        bad = np.array([one.counts["repairs"] + one.counts["fallbacks"] for one in decided])
+        failed = np.array([one.counts["fallbacks"] > 0 for one in decided])
+        rl, charge = self.config.rl, -self.config.rl.guideline * np.abs(apart).sum(0)
         return {
             "prompt_ids": [one.prompt for one in decided],
             "completion_ids": [one.completion for one in decided],
             "logprobs": None,
             "env_mask": [one.written for one in decided],
-            "value": value.tolist(),
-            "guideline": (-rl.guideline * away).tolist(),
-            "invalid": [-rl.invalid * n for n in bad],
-            "valid": [float(n == 0) for n in bad],
+            "value": as_the_worst(value, failed).tolist(),
+            "guideline": as_the_worst(charge, failed).tolist(),
+            "invalid": (-rl.invalid * bad).tolist(),
+            "valid": (bad == 0).astype(float).tolist(),
             "action": action.tolist(),
             "simulations": [float(one.counts["simulations"]) for one in decided],
             "fallback": [float(one.counts["fallbacks"]) for one in decided],

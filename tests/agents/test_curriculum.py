@@ -20,7 +20,7 @@ from agents.curriculum.rollout import Rollouts, decide
 from agents.curriculum.situations import logged_situations
 from agents.curriculum.texts import Held, decisions, dynamics, imitated, without_simulator
 from agents.curriculum.tiny import make_tokenizer, plain_tokenizer, write_tiny
-from agents.curriculum.train import batches_alike, learn_texts, reinforce
+from agents.curriculum.train import batches_alike, learn_texts, load, reinforce
 from agents.llm import LLMAgent, Reply, TeacherAgent
 from agents.llm import prompt as prompts
 from agents.llm.dialogue import encode, render
@@ -289,6 +289,25 @@ def test_imitation_and_then_reinforcement_find_the_best_action(
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "rl").config.vocab_size == len(tokenizer)
 
 
+def test_no_failure_is_worth_more_than_a_decision(beginner, log, model, agent, tmp_path):
+    """The fallback may decide better than the model; then to fail would be learned."""
+    base, told = beginner
+    learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
+    rl = ReinforcementConfig(
+        steps=1, patients=16, group=4, at_once=64, guideline=0.5, temperature=2.0
+    )
+    config = replace(SMALL, rl=rl, without_simulator=1.0)
+    loaded = load(str(tmp_path / "bc"), SMALL)
+    here = list(logged_situations(log, model, progress="test"))
+    rollouts = Rollouts(here, agent, model, config)
+    asked = [json.loads(text) for text in rollouts.prompts() for _ in range(4)]
+    columns = rollouts.roll(loaded, asked, 0)
+    total = sum(np.array(columns[name]) for name in ("value", "guideline", "invalid"))
+    failed = np.array(columns["fallback"]) > 0
+    assert 0 < failed.sum() < len(failed)
+    assert total[failed].max() < total[~failed].min()
+
+
 def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent, tmp_path):
     base, _ = beginner
     rl = ReinforcementConfig(steps=1, patients=2, group=3, at_once=6, whole_stay=True)
@@ -299,8 +318,11 @@ def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent
     told = rollouts.roll((network, AutoTokenizer.from_pretrained(base)), asked, 0)
     # an untrained model never prescribes: the fallback does, so that a group's stays stay one
     assert told["fallback"] == [1.0] * 6
-    assert len(set(told["value"][:3])) == len(set(told["value"][3:])) == 1
-    assert told["value"][0] != told["value"][3]
+    loaded = network, AutoTokenizer.from_pretrained(base)
+    seeds = [one["at"] for one in asked]
+    _, paid, _ = rollouts._stays(loaded, [agent(False)] * 6, seeds, 0)
+    assert len(set(paid[:3])) == len(set(paid[3:])) == 1
+    assert paid[0] != paid[3]
     assert told["prompt_ids"][0] == told["prompt_ids"][2] != told["prompt_ids"][3]
     assert rollouts.roll((network, AutoTokenizer.from_pretrained(base)), asked, 0) == told
 
