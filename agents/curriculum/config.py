@@ -16,12 +16,16 @@ class SupervisedConfig:
 
     Attributes:
         steps: Of the optimizer.
+        widening_steps: How many of them, the first, show only what stands before an answer: little
+            at first, then ever more. In a thousand tokens at once a model from scratch takes long
+            to find what matters.
         batch_size: Dialogues to a step.
         at_once: How many of them are computed at a time; it bounds the memory.
         learning_rate: At its highest.
     """
 
     steps: int = 600
+    widening_steps: int = 0
     batch_size: int = 32
     at_once: int = 4
     learning_rate: float = 1e-4
@@ -72,7 +76,6 @@ class CurriculumConfig:
     """The three stages and what they share; the defaults suit some billion parameters and LoRA.
 
     Attributes:
-        reading: Of ``tiny`` alone, before them: whole texts about patients.
         sft: Stage 1.
         bc: Stage 2.
         rl: Stage 3.
@@ -91,7 +94,6 @@ class CurriculumConfig:
         seed: Of everything.
     """
 
-    reading: SupervisedConfig = SupervisedConfig()
     sft: SupervisedConfig = SupervisedConfig()
     bc: SupervisedConfig = SupervisedConfig()
     rl: ReinforcementConfig = field(default_factory=ReinforcementConfig)
@@ -121,10 +123,9 @@ class CurriculumConfig:
 
 
 TINY = CurriculumConfig(
-    stays=600,
-    reading=SupervisedConfig(steps=400, batch_size=16, at_once=16, learning_rate=3e-3),
-    sft=SupervisedConfig(steps=300, batch_size=16, at_once=16, learning_rate=3e-3),
-    bc=SupervisedConfig(steps=400, batch_size=16, at_once=16, learning_rate=2e-3),
+    stays=1500,
+    sft=SupervisedConfig(900, widening_steps=600, batch_size=16, at_once=16, learning_rate=3e-3),
+    bc=SupervisedConfig(1200, widening_steps=900, batch_size=16, at_once=16, learning_rate=3e-3),
     rl=ReinforcementConfig(steps=60, at_once=64, learning_rate=3e-4),
     lora_rank=None,
     max_tokens=160,

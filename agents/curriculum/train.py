@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.curriculum.config import CurriculumConfig, ReinforcementConfig, SupervisedConfig
 from agents.curriculum.rollout import REWARDS, TOLD, Rollouts
@@ -22,6 +21,10 @@ _SAVED_TIMES = 10
 """Checkpoints in a stage, of which the last is kept."""
 _BATCHES_SORTED = 50
 _LORA_LAYERS = "all-linear"
+_NARROWEST = 48
+"""Tokens before an answer in the first view of it."""
+Row = dict[str, list[int]]
+"""``input_ids``, and ``labels``, -100 where nothing is learned."""
 
 
 def require() -> None:
@@ -57,8 +60,6 @@ def learn_texts(
     out: Path,
     stage: SupervisedConfig,
     config: CurriculumConfig,
-    *,
-    all_tokens: bool = False,
 ) -> None:
     """Trains on what the assistant says in these dialogues.
 
@@ -68,22 +69,20 @@ def learn_texts(
         out: Model folder to write; beside it ``.training`` keeps what a stopped run goes on from.
         stage: Settings.
         config: Of the curriculum.
-        all_tokens: Whether to train on what it reads as well.
     """
     network, tokenizer = load(start, config)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    rows = []
+    told = []
     for messages, tools in dialogues:
         ids, written = encode(tokenizer, messages, tools)
-        own = [
-            token if mine or all_tokens else -100 for token, mine in zip(ids, written, strict=True)
-        ]
-        rows.append({"input_ids": ids, "labels": own})
-    lengths = np.array([len(row["input_ids"]) for row in rows])
-    order, tokens = batches_alike(lengths, stage, config.seed), lengths.mean()
-    _tell_cost(network, config, stage.steps * stage.batch_size * tokens, stage.at_once * tokens)
+        own = [token if mine else -100 for token, mine in zip(ids, written, strict=True)]
+        told.append({"input_ids": ids, "labels": own})
+    rows = in_order(told, stage, config.seed)
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    longest = max(len(row["input_ids"]) for row in told)
+    _tell_cost(network, config, tokens, stage.at_once * longest)
     args = SFTConfig(
         **_arguments(out, stage, stage.batch_size, config),
         max_length=None,
@@ -93,37 +92,57 @@ def learn_texts(
     trainer = SFTTrainer(
         model=network,
         args=args,
-        train_dataset=Dataset.from_list([rows[at] for at in order]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=_adapters(config),
     )
     _run(trainer, start, out, config)
 
 
-def batches_alike(
-    lengths: NDArray[np.integer], stage: SupervisedConfig, seed: int
-) -> NDArray[np.integer]:
-    """Which text comes when, so that those of a batch are of like length and pad little.
+def in_order(rows: Sequence[Row], stage: SupervisedConfig, seed: int) -> list[Row]:
+    """What is learned when: those of a batch are of like length, so that they pad little.
 
     transformers can group by length too, but a run that goes on from a checkpoint then sees
     others than it would have.
 
     Args:
-        lengths: [n] of the texts.
-        stage: How many batches of which size are wanted.
-        seed: Of the order.
+        rows: Tokens and labels of the dialogues.
+        stage: How many batches of which size are wanted, and for how long views widen.
+        seed: Of the order and of the views.
 
     Returns:
-        [steps * batch_size] positions; none comes again before all others have come.
+        steps * batch_size rows; none comes again before all others have come.
     """
     rng, wanted = np.random.default_rng(seed), stage.steps * stage.batch_size
-    rounds = [rng.permutation(len(lengths)) for _ in range(-(-wanted // len(lengths)))]
-    order = np.concatenate(rounds)[:wanted].reshape(stage.steps, stage.batch_size)
-    for first in range(0, stage.steps, _BATCHES_SORTED):
-        some = order[first : first + _BATCHES_SORTED]
-        like = some.ravel()[np.argsort(lengths[some.ravel()], kind="stable")].reshape(some.shape)
-        order[first : first + _BATCHES_SORTED] = rng.permutation(like)
-    return order.ravel()
+    rounds = [rng.permutation(len(rows)) for _ in range(-(-wanted // len(rows)))]
+    longest = max(len(row["input_ids"]) for row in rows)
+    seen = []
+    for place, at in enumerate(np.concatenate(rounds)[:wanted]):
+        row, step = rows[at], place // stage.batch_size
+        if step < stage.widening_steps:
+            wide = (longest / _NARROWEST) ** (step / stage.widening_steps)
+            row = _before_an_answer(row, round(_NARROWEST * wide), rng)
+        seen.append(row)
+    block = _BATCHES_SORTED * stage.batch_size
+    ordered: list[Row] = []
+    for first in range(0, wanted, block):
+        alike = sorted(seen[first : first + block], key=lambda row: len(row["input_ids"]))
+        for batch in rng.permutation(len(alike) // stage.batch_size):
+            ordered += alike[batch * stage.batch_size : (batch + 1) * stage.batch_size]
+    return ordered
+
+
+def _before_an_answer(row: Row, wide: int, rng: np.random.Generator) -> Row:
+    """One of a dialogue's answers and so many tokens before it."""
+    own = np.array(row["labels"]) != -100
+    answers = np.flatnonzero(np.diff(own, prepend=False, append=False)).reshape(-1, 2)
+    first, end = answers[rng.integers(len(answers))]
+    start = max(0, first - wide)
+    labels = row["labels"][start:end]
+    if start and own[start]:  # the rest of an answer tells nothing without its beginning
+        cut = int(np.argmin(own[start:end]))
+        labels = [-100] * cut + labels[cut:]
+    return {"input_ids": row["input_ids"][start:end], "labels": labels}
 
 
 def reinforce(start: str, rollouts: Rollouts, out: Path, config: CurriculumConfig) -> None:

@@ -31,6 +31,7 @@ OUTSIDE = "outside what the data cover"
 CALL_HEAD = '<tool_call>\n{"name": "prescription", "arguments": {"iv_fluid": '
 """A prescription as Hermes-format models write it, up to the fluid level."""
 CALL_MIDDLE = ', "vasopressor": '
+_MAP = FEATURE_INDEX["meanbp"]
 _OUTCOMES = (
     "meanbp",
     "heart_rate",
@@ -196,6 +197,7 @@ def patient_message(info: Info, past: Past) -> str:
     """The present state, known values only, after what is told of the steps before it.
 
     A value measured in this step is followed by the one before it, where the course of it counts.
+    What decides most often comes again at the end: models overlook the middle of a long text.
 
     Args:
         info: Of the environment.
@@ -215,7 +217,20 @@ def patient_message(info: Info, past: Past) -> str:
             hours = info["age_hours"][index]
             when = f" ({hours:.0f} h ago)" if hours > 0 else _trend(index, past.last)
             lines.append(f"- {feature.name} {_number(info['state'][index])} {feature.unit}{when}")
+    fluid_level, vasopressor_level = decode_action(info["previous_action"])
+    lines.append(
+        f"In short: {_known(info, 'meanbp', 'MAP')}, {_known(info, 'lactate', 'lactate')}, SOFA "
+        f"{info['sofa']}; running are fluid level {fluid_level} and vasopressor level "
+        f"{vasopressor_level}."
+    )
     return "\n".join(lines)
+
+
+def _known(info: Info, name: str, said: str) -> str:
+    at = FEATURE_INDEX[name]
+    if not info["known"][at]:
+        return f"{said} not known"
+    return f"{said} {_number(info['state'][at])} {FEATURES[at].unit}"
 
 
 def _trend(index: int, last: Info | None) -> str:
@@ -279,7 +294,7 @@ def choice_question(actions: tuple[int, int]) -> str:
 
 def choice_answer(simulation: Simulation) -> str:
     """What became of the two candidates, and which is better."""
-    pressure, risk = simulation.values[:, FEATURE_INDEX["meanbp"]], simulation.mortality_90d
+    pressure, risk = simulation.values[:, _MAP], simulation.mortality_90d
     told = [
         f"{name}: meanbp {_number(pressure[k])}, 90-day risk {risk[k]:.0%}"
         for k, name in enumerate("AB")
@@ -337,7 +352,7 @@ def simulation_message(
             outside what the data cover; None to tell the disagreement alone.
     """
     values, spread = (np.clip(told, LOW, HIGH) for told in (simulation.values, simulation.spread))
-    candidates = []
+    candidates, short = [], []
     for k, action in enumerate(actions):
         fluid_level, vasopressor_level = decode_action(action)
         after = {}
@@ -350,6 +365,11 @@ def simulation_message(
                 after[name] = f"{told}, {low} to {high}"
         doubt = float(simulation.epistemic[k])
         outside = support_limit is not None and doubt > support_limit
+        pressure = f"MAP {_number(values[k, _MAP])}, " if info["known"][_MAP] else ""
+        short.append(
+            f"fluid {fluid_level}, vasopressor {vasopressor_level}: {pressure}90-day risk "
+            f"{simulation.mortality_90d[k]:.1%}{', ' + OUTSIDE if outside else ''}"
+        )
         candidates.append(
             {
                 "iv_fluid": int(fluid_level),
@@ -361,4 +381,5 @@ def simulation_message(
                 "support": (f"{OUTSIDE}; " if outside else "") + f"models differ by {doubt:.2f} z",
             }
         )
-    return json.dumps({"candidates": candidates, "caution": "predictions of a learned model"})
+    caution = "predictions of a learned model"
+    return json.dumps({"candidates": candidates, "caution": caution, "in short": "; ".join(short)})

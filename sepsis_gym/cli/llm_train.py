@@ -21,7 +21,7 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel
 
 _SETTINGS, _DIALOGUES = "curriculum.json", "dialogues.jsonl"
-_BLANK, _BASE = "blank", "base"
+_BASE = "base"
 _MODES = {"": True, ", alone": False}
 """What is added to a row's name, and whether the agent may simulate."""
 
@@ -81,7 +81,8 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         _keep(out, about)
         run.prepare(tiny=model == "tiny", stage=stage)
-    start = run.base() if model == "tiny" else model
+    base = str(out / _BASE) if model == "tiny" else model
+    start = base
     for each in STAGES if stage == "all" else (stage,):
         before = STAGES.index(each) - 1
         if before >= 0:
@@ -90,7 +91,7 @@ def train(
                 raise ConfigError(f"stage {each} begins where {start} ended, which is not there")
         run.stage(each, start)
     if stage == "all" and processes.is_main_process:
-        run.table(out / _BASE if model == "tiny" else Path(model), stays, truth_patients)
+        run.table(Path(base), stays, truth_patients)
 
 
 def _keep(out: Path, about: dict[str, Any]) -> None:
@@ -135,27 +136,15 @@ class _Curriculum:
         from agents.llm.dialogue import render
         from sepsis_gym.files import whole_folder
 
-        blank = self.out / _BLANK
-        if tiny and not blank.exists():
+        base = self.out / _BASE
+        if tiny and not base.exists():
             plain = plain_tokenizer()
             seen = [*self.dynamics()[:1000], *self.imitated()[:1000]]
             texts = [render(plain, *one, answering=False) for one in seen]
-            with whole_folder(blank) as target:
+            with whole_folder(base) as target:
                 write_tiny(target, texts, seed=self.config.seed)
         if stage in ("bc", "all") and not (self.out / "bc").exists():
             self.imitated()
-
-    def base(self) -> str:
-        """The tiny model once it has read patients."""
-        from agents.curriculum.train import learn_texts
-
-        folder, blank = self.out / _BASE, self.out / _BLANK
-        if not folder.exists():
-            Console().rule("reading")
-            read: list[Any] = [(messages[1:2], []) for messages, _ in self.dynamics()]
-            config = self.config
-            learn_texts(str(blank), read, folder, config.reading, config, all_tokens=True)
-        return str(folder)
 
     def dynamics(self) -> list[Any]:
         """Stage 1's dialogues."""

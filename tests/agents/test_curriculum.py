@@ -20,7 +20,7 @@ from agents.curriculum.rollout import Rollouts, decide
 from agents.curriculum.situations import logged_situations
 from agents.curriculum.texts import Held, decisions, dynamics, imitated, without_simulator
 from agents.curriculum.tiny import make_tokenizer, plain_tokenizer, write_tiny
-from agents.curriculum.train import batches_alike, learn_texts, load, reinforce
+from agents.curriculum.train import in_order, learn_texts, load, reinforce
 from agents.llm import LLMAgent, Reply, TeacherAgent
 from agents.llm import prompt as prompts
 from agents.llm.dialogue import encode, render
@@ -275,7 +275,7 @@ def test_imitation_and_then_reinforcement_find_the_best_action(
 
     monkeypatch.setattr("agents.planner.PlanningAgent.value", value)
     rl = ReinforcementConfig(
-        steps=40, patients=4, group=8, at_once=32, learning_rate=1e-3, guideline=0.0
+        steps=40, patients=4, group=8, at_once=32, learning_rate=5e-4, guideline=0.0
     )
     config = replace(SMALL, rl=rl, without_simulator=1.0)
     here = list(logged_situations(log, model, progress="test"))
@@ -329,12 +329,39 @@ def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent
 
 def test_a_batch_is_of_like_length_and_all_texts_come():
     lengths = np.random.default_rng(1).integers(100, 1000, size=90)
+    rows = [{"input_ids": [at] * n, "labels": [at] * n} for at, n in enumerate(lengths)]
     stage = replace(STAGE, steps=20, batch_size=9)
-    order = batches_alike(lengths, stage, seed=0)
-    assert np.array_equal(np.bincount(order, minlength=90), np.full(90, 2))
-    spread = np.ptp(lengths[order].reshape(20, 9), axis=1)
+    order = in_order(rows, stage, seed=0)
+    came = np.bincount([row["input_ids"][0] for row in order], minlength=90)
+    assert np.array_equal(came, np.full(90, 2))
+    spread = np.ptp(np.reshape([len(row["input_ids"]) for row in order], (20, 9)), axis=1)
     assert spread.mean() < 0.15 * np.ptp(lengths)
-    assert np.array_equal(order, batches_alike(lengths, stage, seed=0))
+    assert order == in_order(rows, stage, seed=0)
+
+
+def test_the_view_before_an_answer_widens(held, tokenizer):
+    rows = []
+    for one in held:
+        ids, written = encode(tokenizer, one.messages, prompts.tools(simulate=True))
+        own = [token if mine else -100 for token, mine in zip(ids, written, strict=True)]
+        rows.append({"input_ids": ids, "labels": own})
+    stage = replace(STAGE, steps=120, widening_steps=100, batch_size=8)
+    order = in_order(rows, stage, seed=0)
+    lengths = np.array([len(row["input_ids"]) for row in order])
+    assert lengths[:80].mean() < 0.5 * lengths[400:480].mean() < lengths[-80:].mean()
+    assert all(row in rows for row in order[-80:])
+    answers = {
+        tuple(part)
+        for row in rows
+        for part in "".join(map(chr, (max(0, t) for t in row["labels"]))).split(chr(0))
+        if part
+    }
+    for row in order:
+        labels = "".join(map(chr, (max(0, token) for token in row["labels"])))
+        parts = [tuple(part) for part in labels.split(chr(0)) if part]
+        assert parts  # something is learned of each, and whole answers only
+        assert answers.issuperset(parts)
+        assert all(label in (-100, token) for token, label in zip(*row.values(), strict=True))
 
 
 @contextmanager
@@ -397,7 +424,7 @@ def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
 
 
 def test_all_stages_by_one_command(tmp_path, capsys):
-    few = "stays=2 max_tokens=8 reading.steps=2 sft.steps=2 bc.steps=2 "
+    few = "stays=2 max_tokens=8 sft.steps=2 bc.steps=2 "
     few += "rl.steps=2 rl.patients=2 rl.group=2 rl.at_once=4"
     command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "8"]
     command += ["--truth-patients", "0"]

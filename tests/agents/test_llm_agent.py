@@ -356,5 +356,7 @@ def test_the_prompt_reads_like_a_chart(toy_model):
         "Running: fluid 0 mL (level 0), norepinephrine equivalent 0.00 ug/kg/min (level 0)\n"
         "Now (hours since measured, if not in this step):\n"
         "- meanbp 61 mmHg\n"
-        "- lactate 3.2 mmol/L (4 h ago)"
+        "- lactate 3.2 mmol/L (4 h ago)\n"
+        "In short: MAP 61 mmHg, lactate 3.2 mmol/L, SOFA "
+        f"{info['sofa']}; running are fluid level 0 and vasopressor level 0."
     )
