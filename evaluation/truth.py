@@ -115,12 +115,20 @@ class Truth:
     @cached_property
     def clinicians(self) -> TrueValue:
         """What the cohort's own clinicians reach."""
-        return self._compare(self._usual, self._usual)
+        return self.compare(self._usual, self._usual)
 
     def value(
         self, agent: Agent, *, softening: float = 0.0, model: TransitionModel | None = None
     ) -> TrueValue:
-        """Lets an agent treat.
+        """Lets an agent treat, beside the clinicians; arguments as :meth:`treated_by`."""
+        treated = self.treated_by(agent, softening=softening, model=model)
+        batched = isinstance(agent, BatchAgent)
+        return self.compare(treated, self._usual if batched else self.usual_one_by_one)
+
+    def treated_by(
+        self, agent: Agent, *, softening: float = 0.0, model: TransitionModel | None = None
+    ) -> Treated:
+        """What became of the patients.
 
         Args:
             agent: The agent; at every seed it meets what the others met.
@@ -132,8 +140,7 @@ class Truth:
             agent.reset()
             rng = np.random.default_rng([config.seed, 3])  # the patients draw from other streams
             choose = _Batch(agent, self.preprocessing, softening, rng)
-            treated = self._ward(config.episodes, config.seed, choose)
-            return self._compare(treated, self._usual)
+            return self._ward(config.episodes, config.seed, choose)
 
         def treat(seed: int) -> tuple[int, Treated]:
             luck = np.random.default_rng([seed, 3])
@@ -141,14 +148,15 @@ class Truth:
             return seed, self._ward(1, seed, bed)
 
         with at_once(agent) as each:
-            return self._compare(self._one_by_one(treat, each), self._usual_one_by_one)
+            return self._one_by_one(treat, each)
 
     @cached_property
     def _usual(self) -> Treated:
         return self._ward(self.config.episodes, self.config.seed)
 
     @cached_property
-    def _usual_one_by_one(self) -> Treated:
+    def usual_one_by_one(self) -> Treated:
+        """What becomes of the patients that single agents meet under the clinicians."""
         return self._one_by_one(lambda seed: (seed, self._ward(1, seed)))
 
     def _one_by_one(
@@ -163,10 +171,11 @@ class Truth:
             *(np.concatenate([getattr(p, item.name) for p in parts]) for item in fields(Treated))
         )
 
-    def _compare(self, treated: Treated, usual: Treated) -> TrueValue:
+    def compare(self, treated: Treated, usual: Treated) -> TrueValue:
+        """Some treatment of these patients beside another of the same, in the clinicians' place."""
         gamma, confidence = self._gamma, self.config.confidence
         mine, theirs = _ratios(treated, gamma), _ratios(usual, gamma)
-        means = {name: _mean(*mine[name], confidence) for name in mine}
+        means = {name: mean_over(*mine[name], confidence) for name in mine}
         differences = {
             f"{name}_difference": _difference(mine[name], theirs[name], confidence) for name in mine
         }
@@ -202,7 +211,8 @@ def _influence(top: Floats, bottom: Floats) -> tuple[float, Floats]:
     return ratio, (top - ratio * bottom) / bottom.mean()
 
 
-def _mean(top: Floats, bottom: Floats, confidence: float) -> Measured:
+def mean_over(top: Floats, bottom: Floats, confidence: float) -> Measured:
+    """The sum of [n] numerators over that of [n] denominators, n being independent."""
     return _measured(*_influence(top, bottom), confidence)
 
 

@@ -124,7 +124,7 @@ class CurriculumConfig:
 
 TINY = CurriculumConfig(
     stays=1500,
-    sft=SupervisedConfig(900, widening_steps=600, batch_size=16, at_once=16, learning_rate=3e-3),
+    sft=SupervisedConfig(700, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3),
     bc=SupervisedConfig(1200, widening_steps=900, batch_size=16, at_once=16, learning_rate=3e-3),
     rl=ReinforcementConfig(steps=60, at_once=64, learning_rate=3e-4),
     lora_rank=None,

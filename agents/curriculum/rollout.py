@@ -185,9 +185,7 @@ class Rollouts:
         observations = np.stack([each.observation for each in here])
         usual = self._guideline.choose(observations)
         if not self.config.rl.whole_stay:
-            patients = decode_observation(observations, self._model.preprocessing)
-            expected = [self._planner.value(patients, doses) for doses in (action, usual)]
-            value = expected[0] - expected[1]
+            value = self.beyond_guideline(observations, action)
         apart = np.subtract(decode_action(action), decode_action(usual))
         bad = np.array([one.counts["repairs"] + one.counts["fallbacks"] for one in decided])
         failed = np.array([one.counts["fallbacks"] > 0 for one in decided])
@@ -205,6 +203,15 @@ class Rollouts:
             "simulations": [float(one.counts["simulations"]) for one in decided],
             "fallback": [float(one.counts["fallbacks"]) for one in decided],
         }
+
+    def beyond_guideline(
+        self, observations: NDArray[np.float32], action: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """[n] what the planner expects of actions in n states beyond the guideline's."""
+        patients = decode_observation(observations, self._model.preprocessing)
+        usual = self._guideline.choose(observations)
+        value: NDArray[np.float64] = self._planner.value(patients, action)
+        return value - self._planner.value(patients, usual)
 
     def _decide(
         self,

@@ -29,7 +29,7 @@ from sepsis_gym.trajectories import Trajectories
 Dialogue = tuple[list[Message], list[dict[str, Any]]]
 """Messages, and the tools they were held with."""
 _MAP = FEATURE_INDEX["meanbp"]
-_NEXT_STATE, _WHAT_IF = 0.4, 0.3  # how often; yes or no is always asked, but teaches little
+_NEXT_STATE, _WHAT_IF = 0.3, 0.2  # how often; yes or no is always asked, in far fewer tokens
 
 
 def dynamics(

@@ -276,13 +276,15 @@ def outcome_question(action: int) -> str:
 
 
 def outcome_answer(before: Info, after: Info) -> str:
-    """SOFA and what was measured after the step of what was known before, each with its change."""
-    told = [f"SOFA {after['sofa']} ({_signed(after['sofa'] - before['sofa'])})"]
+    """SOFA and what was measured after the step of what was known before, from then to now.
+
+    The value before is there for a model from scratch: it can be known, so that reading pays.
+    """
+    told = [f"SOFA {before['sofa']} to {after['sofa']}"]
     for name in _OUTCOMES:
         at = FEATURE_INDEX[name]
         if before["known"][at] and after["measured"][at]:
-            value = after["state"][at]
-            told.append(f"{name} {_number(value)} ({_signed(value - before['state'][at])})")
+            told.append(f"{name} {_number(before['state'][at])} to {_number(after['state'][at])}")
     return "; ".join(told)
 
 

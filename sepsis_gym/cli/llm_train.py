@@ -1,9 +1,9 @@
 """``sepsis-gym llm train``: the three-stage curriculum, and the table that shows what each did."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -14,11 +14,15 @@ from evaluation import EvaluationConfig
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.agent import changed
 from sepsis_gym.cli.evaluate import LLMConfig, open_backend, score, support_limit
+from sepsis_gym.cli.llm_ablation import Ablation, stages_table
 from sepsis_gym.cli.llm_knowledge import knowledge_of, knowledge_table
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.registration import resolve_model
 from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel
+
+if TYPE_CHECKING:
+    from agents.llm import LLMAgent
 
 _SETTINGS, _DIALOGUES = "curriculum.json", "dialogues.jsonl"
 _BASE = "base"
@@ -170,22 +174,26 @@ class _Curriculum:
     def teacher(self) -> Any:
         """The rule, or the language model that was asked for."""
         from agents import make_agent
-        from agents.llm import LLMAgent, TeacherAgent
+        from agents.llm import LLMAgent
 
-        scales = self.log.preprocessing
         if self._teacher == LLMConfig():
-            agent = TeacherAgent(rounds=self.config.rounds, support_limit=self._limit)
-            agent.preprocessing = scales
-            return agent
+            return self._rule()
         backend = open_backend(self.log.manifest.credentialed, self._teacher)
         return LLMAgent(
             backend,
-            scales,
+            self.log.preprocessing,
             fallback=make_agent("no_treatment"),
             max_simulations=self.config.max_simulations,
             workers=self._teacher.workers,
             support_limit=self._limit,
         )
+
+    def _rule(self) -> Any:
+        from agents.llm import TeacherAgent
+
+        rule = TeacherAgent(rounds=self.config.rounds, support_limit=self._limit)
+        rule.preprocessing = self.log.preprocessing
+        return rule
 
     def stage(self, stage: Stage, start: str) -> None:
         """Runs one stage unless it is done."""
@@ -210,41 +218,55 @@ class _Curriculum:
 
     def rollouts(self) -> Any:
         """Stage 3's decisions."""
-        from agents.curriculum.rollout import Rollouts
-        from agents.curriculum.situations import logged_situations
-        from agents.guideline import GuidelineAgent
-        from agents.llm import LLMAgent
-        from agents.llm.teacher import RuleBackend
-
         wanted = self.config.rl.steps * self.config.rl.patients
         per_stay = len(self.train_log.action) / len(self.train_log)
         first = np.arange(min(len(self.train_log), int(np.ceil(2 * wanted / per_stay)) + 1))
-        log = self.train_log.select(first)
+        return self._rollouts(self.train_log.select(first), self.config)
+
+    def _rollouts(self, log: Trajectories, config: CurriculumConfig) -> Any:
+        from agents.curriculum.rollout import Rollouts
+        from agents.curriculum.situations import logged_situations
+        from agents.guideline import GuidelineAgent
+        from agents.llm.teacher import RuleBackend
+
         situations = list(logged_situations(log, self.simulator, progress="situations"))
         guideline = GuidelineAgent(log.preprocessing)
 
-        def agent(simulate: bool) -> LLMAgent:
-            return LLMAgent(
-                RuleBackend(),  # never asked: the model in training answers
-                log.preprocessing,
-                fallback=guideline,
-                simulate=simulate,
-                max_simulations=self.config.max_simulations,
-                max_repairs=0,
-                support_limit=self._limit,
-            )
+        def agent(simulate: bool) -> Any:  # the model in training answers, never the rule
+            return self._agent(RuleBackend(), guideline, simulate=simulate)
 
-        return Rollouts(situations, agent, self.simulator, self.config)
+        return Rollouts(situations, agent, self.simulator, config)
+
+    def _agent(
+        self, backend: Any, fallback: Agent, *, simulate: bool, workers: int = 1
+    ) -> "LLMAgent":
+        from agents.llm import LLMAgent
+
+        return LLMAgent(
+            backend,
+            self.log.preprocessing,
+            fallback=fallback,
+            simulate=simulate,
+            max_simulations=self.config.max_simulations,
+            max_repairs=0,
+            workers=workers,
+            support_limit=self._limit,
+        )
 
     def table(self, base: Path, stays: int, truth_patients: int) -> None:
         """Scores every stage's model, with the simulator and alone, and what it knows by itself."""
         from agents import train_agent
-        from agents.llm import LLMAgent, Sampling, TeacherAgent, TransformersBackend
+        from agents.llm import Sampling, TransformersBackend
 
+        out = self.out / "table"
+        out.mkdir(exist_ok=True)
         few = _few(self.log, stays)
+        greedy = replace(self.config, rl=replace(self.config.rl, temperature=0.0, whole_stay=False))
+        rollouts = self._rollouts(few.split("test"), greedy)
+        rule = self._rule()
+        measured = Ablation(few, rollouts, self.simulator, rule, out, truth_patients)
         clinician = train_agent("clinician", self.log)
-        agents: dict[str, Agent] = {"clinician": clinician}
-        agents["teacher"] = TeacherAgent(rounds=self.config.rounds)
+        agents: dict[str, Agent] = {"clinician": clinician, "teacher": rule}
         knowledge = []
         for folder in (base, *(self.out / stage for stage in STAGES)):
             backend = TransformersBackend(
@@ -253,29 +275,26 @@ class _Curriculum:
             backend.model = folder.name
             knowledge += knowledge_of(backend, few.split("test"), workers=backend.batch_size)
             for suffix, simulate in _MODES.items():
-                agents[folder.name + suffix] = LLMAgent(
-                    backend,
-                    self.log.preprocessing,
-                    fallback=clinician,
-                    simulate=simulate,
-                    max_simulations=self.config.max_simulations,
-                    max_repairs=0,
-                    workers=64,
-                )
+                agent = self._agent(backend, clinician, simulate=simulate, workers=64)
+                if measured.add(folder.name + suffix, backend, agent, simulate=simulate):
+                    agents[folder.name + suffix] = agent
         results = score(
             few,
             agents,
-            self.out / "table",
+            out,
             model=self.simulator,
-            truth_patients=truth_patients,
+            truth_patients=0,
             config=EvaluationConfig(),
             company=False,
         )
-        results.save(self.out / "table")
+        results.save(out)
         print(results.to_text())
-        Console().print(knowledge_table(knowledge))
-        told = [score.to_dict() for score in knowledge]
-        (self.out / "table" / "knowledge.json").write_text(json.dumps(told, indent=1))
+        Console().print(knowledge_table(knowledge), stages_table(measured.scores))
+        told = {
+            "knowledge": [score.to_dict() for score in knowledge],
+            "stages": [asdict(score) for score in measured.scores],
+        }
+        (out / "stages.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 def _few(log: Trajectories, stays: int) -> Trajectories:
