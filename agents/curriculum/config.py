@@ -76,9 +76,12 @@ class CurriculumConfig:
     """The three stages and what they share; the defaults suit some billion parameters and LoRA.
 
     Attributes:
+        reading: Of ``tiny`` alone, before them: to read what is told of a patient.
         sft: Stage 1.
         bc: Stage 2.
         rl: Stage 3.
+        questions: Most to a dialogue of stage 1. More share one reading of the patient; one stands
+            where a model from scratch finds what it asks about.
         lora_rank: Of the adapters that are trained and then merged; None to train all weights.
         max_tokens: Longest reply.
         rounds: Simulations of the rule teacher, 1 or 2.
@@ -94,9 +97,11 @@ class CurriculumConfig:
         seed: Of everything.
     """
 
+    reading: SupervisedConfig = SupervisedConfig()
     sft: SupervisedConfig = SupervisedConfig()
     bc: SupervisedConfig = SupervisedConfig()
     rl: ReinforcementConfig = field(default_factory=ReinforcementConfig)
+    questions: int = 4
     lora_rank: int | None = 32
     max_tokens: int = 512
     rounds: int = 2
@@ -124,9 +129,13 @@ class CurriculumConfig:
 
 TINY = CurriculumConfig(
     stays=1500,
-    sft=SupervisedConfig(700, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3),
-    bc=SupervisedConfig(1200, widening_steps=900, batch_size=16, at_once=16, learning_rate=3e-3),
-    rl=ReinforcementConfig(steps=60, at_once=64, learning_rate=3e-4),
+    questions=1,
+    reading=SupervisedConfig(
+        500, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3
+    ),
+    sft=SupervisedConfig(400, widening_steps=250, batch_size=16, at_once=16, learning_rate=2e-3),
+    bc=SupervisedConfig(600, widening_steps=450, batch_size=16, at_once=16, learning_rate=2e-3),
+    rl=ReinforcementConfig(steps=50, at_once=64, learning_rate=2e-4),
     lora_rank=None,
     max_tokens=160,
     rounds=1,

@@ -5,7 +5,7 @@ what it read and wrote is kept as tokens.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from agents.curriculum.config import CurriculumConfig
 from agents.curriculum.situations import LoggedSituation, Situation
 from agents.guideline import GuidelineAgent
 from agents.llm import LLMAgent, Sampling, TransformersBackend
+from agents.llm.backend import Message
 from agents.llm.dialogue import answer_to, render
 from agents.llm.prompt import Past
 from agents.planner import PlanningAgent
@@ -70,11 +71,8 @@ def decide(
     """
     tokenizer, told, live = backend.tokenizer, list[Decision](), {}
     for at, (agent, here) in enumerate(zip(agents, situations, strict=True)):
-        session = agent.session(here.past)
-        session.bind(here.simulator)
-        deciding = session.deciding(here.info)
-        opening = render(tokenizer, next(deciding), session.tools())
-        told.append(Decision(tokenizer(opening, add_special_tokens=False)["input_ids"]))
+        session, deciding, opening = _begin(tokenizer, agent, here)
+        told.append(Decision(opening))
         live[at] = session, deciding
     while live:
         asked = [told[at].prompt + told[at].completion for at in live]
@@ -98,6 +96,17 @@ def decide(
                 rest = answer_to(tokenizer, messages, spoken, session.tools())
                 told[at].add(rest, written=False)
     return told
+
+
+def _begin(
+    tokenizer: Any, agent: LLMAgent, here: Situation
+) -> tuple[LLMAgent, Generator[list[Message], Any, int | None], list[int]]:
+    """A session of its own, the decision that it is going to make, and what it reads first."""
+    session = agent.session(here.past)
+    session.bind(here.simulator)
+    deciding = session.deciding(here.info)
+    opening = render(tokenizer, next(deciding), session.tools())
+    return session, deciding, tokenizer(opening, add_special_tokens=False)["input_ids"]
 
 
 def as_the_worst(worth: NDArray[np.floating], failed: NDArray[np.bool_]) -> NDArray[np.floating]:
@@ -152,6 +161,12 @@ class Rollouts:
             json.dumps({"at": int(at), "simulate": bool(tool)})
             for at, tool in zip(order, tools, strict=True)
         ]
+
+    def opening_tokens(self, tokenizer: Any) -> float:
+        """How many tokens a model reads before it first speaks, about."""
+        here = self.situations[0] if self.situations else _Stay(self._model, 0).situation()
+        agents = self._agents.values()
+        return float(np.mean([len(_begin(tokenizer, agent, here)[-1]) for agent in agents]))
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
         """What TRL asks for, and the rewards of :data:`REWARDS` as further columns."""

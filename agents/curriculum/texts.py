@@ -29,7 +29,18 @@ from sepsis_gym.trajectories import Trajectories
 Dialogue = tuple[list[Message], list[dict[str, Any]]]
 """Messages, and the tools they were held with."""
 _MAP = FEATURE_INDEX["meanbp"]
-_NEXT_STATE, _WHAT_IF = 0.3, 0.2  # how often; yes or no is always asked, in far fewer tokens
+_NEXT_STATE, _WHAT_IF = 0.3, 0.2
+"""How often; yes or no is always asked, in far fewer tokens."""
+
+
+def present(log: Trajectories, model: TransitionModel) -> list[Dialogue]:
+    """A dialogue about each decision of the log: what its last line says; nothing is foretold."""
+    told = []
+    for here in logged_situations(log, model, progress="to read"):
+        said = [prompt.present_answer(here.info)]
+        messages = prompt.assessment_messages(here.info, here.past, [prompt.PRESENT], said)
+        told.append((messages, list[dict[str, Any]]()))
+    return told
 
 
 def dynamics(
@@ -37,15 +48,17 @@ def dynamics(
     model: TransitionModel,
     answers: Mapping[str, NDArray[np.float64]],
     *,
+    most: int,
     seed: int,
 ) -> list[Dialogue]:
-    """A dialogue about each decision of the log: outcomes, the next state, what if; in any order.
+    """A dialogue about each decision of the log: outcomes, states, what if; in any order.
 
     Args:
         log: The stays, whose next values and outcomes are the answers.
         model: World model that answers what would have been.
         answers: Of each of :data:`agents.llm.prompt.QUESTIONS` [rows]: 1, 0, or NaN where it is
             not asked.
+        most: Questions in a dialogue.
         seed: Of the choice and order of questions and treatments.
     """
     rng, told = np.random.default_rng(seed), list[Dialogue]()
@@ -62,7 +75,8 @@ def dynamics(
             actions = rng.choice(N_ACTIONS, 2, replace=False)
             said = prompt.choice_answer(here.simulator.simulate(actions))
             asked.append((prompt.choice_question((int(actions[0]), int(actions[1]))), said))
-        questions, said_to = zip(*(asked[at] for at in rng.permutation(len(asked))), strict=True)
+        order = rng.permutation(len(asked))[:most]
+        questions, said_to = zip(*(asked[at] for at in order), strict=True)
         told.append((prompt.assessment_messages(here.info, here.past, questions, said_to), []))
     return told
 

@@ -54,7 +54,7 @@ Reply with <tool_call>
 """
 _MARKS = ("<|im_start|>", "<|im_end|>")
 _TAGS = ("<tool_call>", "</tool_call>")
-_LEARNED_FROM = 2000
+_LEARNED_FROM = 2500
 
 
 def write_tiny(folder: Path, texts: Iterable[str], *, seed: int = 0) -> None:

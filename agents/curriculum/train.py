@@ -21,6 +21,12 @@ _SAVED_TIMES = 10
 """Checkpoints in a stage, of which the last is kept."""
 _BATCHES_SORTED = 50
 _LORA_LAYERS = "all-linear"
+_BRIEF = 4
+"""Tokens of an answer such as yes, with its end mark and room for another tokenizer."""
+_BETA2 = 0.98
+"""Of Adam; the usual 0.999 remembers the first and largest gradients through a whole short run."""
+_DRAWN_AND_LEARNED = 4 / 3
+"""Times the work of learning a text that drawing it first makes of it."""
 _NARROWEST = 48
 """Tokens before an answer in the first view of it."""
 Row = dict[str, list[int]]
@@ -102,6 +108,9 @@ def learn_texts(
 def in_order(rows: Sequence[Row], stage: SupervisedConfig, seed: int) -> list[Row]:
     """What is learned when: those of a batch are of like length, so that they pad little.
 
+    Those with brief answers stand apart: the loss is a mean over a batch's tokens, and among longer
+    answers a yes or no would count for next to nothing.
+
     transformers can group by length too, but a run that goes on from a checkpoint then sees
     others than it would have.
 
@@ -126,10 +135,15 @@ def in_order(rows: Sequence[Row], stage: SupervisedConfig, seed: int) -> list[Ro
     block = _BATCHES_SORTED * stage.batch_size
     ordered: list[Row] = []
     for first in range(0, wanted, block):
-        alike = sorted(seen[first : first + block], key=lambda row: len(row["input_ids"]))
+        alike = sorted(seen[first : first + block], key=_kind)
         for batch in rng.permutation(len(alike) // stage.batch_size):
             ordered += alike[batch * stage.batch_size : (batch + 1) * stage.batch_size]
     return ordered
+
+
+def _kind(row: Row) -> tuple[bool, int]:
+    learned = len(row["labels"]) - row["labels"].count(-100)
+    return learned > _BRIEF, len(row["input_ids"])
 
 
 def _before_an_answer(row: Row, wide: int, rng: np.random.Generator) -> Row:
@@ -160,6 +174,9 @@ def reinforce(start: str, rollouts: Rollouts, out: Path, config: CurriculumConfi
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # pinned, and held by a test
     stage = config.rl
+    each = rollouts.opening_tokens(tokenizer) + config.max_tokens
+    drawn = stage.steps * stage.patients * stage.group
+    _tell_cost(network, config, _DRAWN_AND_LEARNED * drawn * each, stage.at_once * each)
     asked = [{"prompt": text} for text in rollouts.prompts()]
     args = GRPOConfig(
         **_arguments(out, stage, stage.patients * stage.group, config),
@@ -216,6 +233,7 @@ def _arguments(
         "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": max(1, batch_size // (at_once * processes)),
         "gradient_checkpointing": config.lora_rank is not None,
+        "adam_beta2": _BETA2,
         "max_grad_norm": 1.0,
         "bf16": cuda and config.dtype != "float32",
         "use_cpu": not cuda,
@@ -290,7 +308,7 @@ def _tell_cost(network: Any, config: CurriculumConfig, tokens: float, at_once: f
     seconds = 6 * parameters * tokens / _flops(device)
     print(
         f"{parameters / 1e6:,.1f} M parameters on {device}: about {memory / 2**30:.1f} GiB and, "
-        f"for {tokens / 1e6:,.1f} M tokens, {seconds / 60:.0f} minutes or more",
+        f"for the work of {tokens / 1e6:,.1f} M tokens, {seconds / 60:.0f} minutes or more",
         flush=True,
     )
 

@@ -26,6 +26,7 @@ QUESTIONS = {
     "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours? "
     "Answer yes or no.",
 }
+PRESENT = "How is the patient now, and what is running?"
 _ASSESS = "You assess septic patients in intensive care for research. Answer in one line."
 OUTSIDE = "outside what the data cover"
 CALL_HEAD = '<tool_call>\n{"name": "prescription", "arguments": {"iv_fluid": '
@@ -270,16 +271,30 @@ def assessment_messages(
     return told
 
 
+def present_answer(info: Info) -> str:
+    """What stands in the last line of the patient, and which side of the targets it is on."""
+    fluid_level, vasopressor_level = decode_action(info["previous_action"])
+    told = [_beside(info, "meanbp", "MAP", 65), _beside(info, "lactate", "lactate", 2)]
+    told += [f"SOFA {info['sofa']}", f"fluid level {fluid_level}"]
+    return f"{'; '.join(told)}, vasopressor level {vasopressor_level}"
+
+
+def _beside(info: Info, name: str, said: str, target: float) -> str:
+    at = FEATURE_INDEX[name]
+    if not info["known"][at]:
+        return f"{said} not known"
+    value = info["state"][at]
+    side = "below" if value < target else "above" if value > target else "at"
+    return f"{said} {_number(value)}, {side} {target:g}"
+
+
 def outcome_question(action: int) -> str:
     """What a treatment will lead to."""
     return f"{_treatment(action)} are given. How will the patient be after the step?"
 
 
 def outcome_answer(before: Info, after: Info) -> str:
-    """SOFA and what was measured after the step of what was known before, from then to now.
-
-    The value before is there for a model from scratch: it can be known, so that reading pays.
-    """
+    """SOFA and what was measured after the step of what was known before, from then to now."""
     told = [f"SOFA {before['sofa']} to {after['sofa']}"]
     for name in _OUTCOMES:
         at = FEATURE_INDEX[name]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agents.llm import LLMAgent
 
 _SETTINGS, _DIALOGUES = "curriculum.json", "dialogues.jsonl"
-_BASE = "base"
+_BLANK, _BASE = "blank", "base"
 _MODES = {"": True, ", alone": False}
 """What is added to a row's name, and whether the agent may simulate."""
 
@@ -85,8 +85,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         _keep(out, about)
         run.prepare(tiny=model == "tiny", stage=stage)
-    base = str(out / _BASE) if model == "tiny" else model
-    start = base
+    start = base = run.base() if model == "tiny" else model
     for each in STAGES if stage == "all" else (stage,):
         before = STAGES.index(each) - 1
         if before >= 0:
@@ -131,6 +130,7 @@ class _Curriculum:
             )
         self._limit = support_limit(simulator, log)
         self._teacher = teacher
+        self._present: list[Any] | None = None
         self._dynamics: list[Any] | None = None
         self._imitated: list[Any] | None = None
 
@@ -140,15 +140,34 @@ class _Curriculum:
         from agents.llm.dialogue import render
         from sepsis_gym.files import whole_folder
 
-        base = self.out / _BASE
-        if tiny and not base.exists():
+        blank = self.out / _BLANK
+        if tiny and not blank.exists():
             plain = plain_tokenizer()
-            seen = [*self.dynamics()[:1000], *self.imitated()[:1000]]
+            seen = [*self.present()[:500], *self.dynamics()[:1000], *self.imitated()[:1000]]
             texts = [render(plain, *one, answering=False) for one in seen]
-            with whole_folder(base) as target:
+            with whole_folder(blank) as target:
                 write_tiny(target, texts, seed=self.config.seed)
         if stage in ("bc", "all") and not (self.out / "bc").exists():
             self.imitated()
+
+    def base(self) -> str:
+        """The tiny model once it can read."""
+        from agents.curriculum.train import learn_texts
+
+        folder, blank = self.out / _BASE, self.out / _BLANK
+        if not folder.exists():
+            Console().rule("reading")
+            read = self.present()
+            learn_texts(str(blank), read, folder, self.config.reading, self.config)
+        return str(folder)
+
+    def present(self) -> list[Any]:
+        """What tiny learns to read by."""
+        from agents.curriculum.texts import present
+
+        if self._present is None:
+            self._present = present(self.train_log, self.simulator)
+        return self._present
 
     def dynamics(self) -> list[Any]:
         """Stage 1's dialogues."""
@@ -156,9 +175,11 @@ class _Curriculum:
         from evaluation.knowledge import labels
 
         if self._dynamics is None:
-            log = self.train_log
+            log, config = self.train_log, self.config
             answers = {str(question): truth for question, truth in labels(log).items()}
-            self._dynamics = dynamics(log, self.simulator, answers, seed=self.config.seed)
+            self._dynamics = dynamics(
+                log, self.simulator, answers, most=config.questions, seed=config.seed
+            )
         return self._dynamics
 
     def imitated(self) -> list[Any]:

@@ -146,7 +146,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(held):
 
 def test_questions_have_the_logs_answers(log, model):
     always = {"hospital_mortality": np.ones(len(log.action))}
-    told = dynamics(log, model, always, seed=0)
+    told = dynamics(log, model, always, most=4, seed=0)
     assert len(told) == log.is_decision.sum()
     kinds = Counter()
     for messages, tools in told:
@@ -162,6 +162,8 @@ def test_questions_have_the_logs_answers(log, model):
     assert kinds["yes"] == len(told)
     assert kinds["compare"] > 5
     assert kinds["next"] > 5
+    single = dynamics(log, model, always, most=1, seed=0)
+    assert all(len(messages) == 3 for messages, _ in single)
 
 
 def test_without_the_simulator_the_decision_is_the_same(held, log):
@@ -424,7 +426,7 @@ def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
 
 
 def test_all_stages_by_one_command(tmp_path, capsys):
-    few = "stays=2 max_tokens=8 sft.steps=2 bc.steps=2 "
+    few = "stays=2 max_tokens=8 reading.steps=2 sft.steps=2 bc.steps=2 "
     few += "rl.steps=2 rl.patients=2 rl.group=2 rl.at_once=4"
     command = ["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path), "--stays", "8"]
     command += ["--truth-patients", "0"]
@@ -432,7 +434,7 @@ def test_all_stages_by_one_command(tmp_path, capsys):
     told = capsys.readouterr().out
     for row in ("base", "sft", "bc", "rl"):
         assert (tmp_path / row / "model.safetensors").exists()
-        assert f"\n{row}, alone" in told
+        assert f"{row}, alone" in told
     assert set(logged(tmp_path / "rl")) >= {
         "train/rewards/valid/mean",
         "train/rewards/simulations/mean",
