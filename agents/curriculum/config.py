@@ -135,7 +135,7 @@ TINY = CurriculumConfig(
     ),
     sft=SupervisedConfig(400, widening_steps=250, batch_size=16, at_once=16, learning_rate=2e-3),
     bc=SupervisedConfig(600, widening_steps=450, batch_size=16, at_once=16, learning_rate=2e-3),
-    rl=ReinforcementConfig(steps=50, at_once=64, learning_rate=2e-4),
+    rl=ReinforcementConfig(steps=30, at_once=64, learning_rate=3e-4),
     lora_rank=None,
     max_tokens=160,
     rounds=1,

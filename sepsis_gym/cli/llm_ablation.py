@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 128
 _CONFIDENCE = 0.95
+_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Ablation:
             truth_gained=truth_gained,
         )
         self.scores.append(score)
-        Console().print(stages_table([score]))
+        show(stages_table([score]))
 
     def _per_stay(self, values: NDArray[np.float64]) -> Measured:
         """Mean over the test decisions, whose interval takes stays as independent."""
@@ -195,7 +196,9 @@ def stages_table(scores: Sequence[StageScore]) -> Table:
     table = Table(
         *("Agent", "Valid", "As teacher", "Value in the world model", "beyond stage before"),
         *("True value", "beyond clinicians", "beyond stage before"),
+        width=_WIDTH,
     )
+    table.columns[0].no_wrap = True
     for score in scores:
         truth = score.truth
         table.add_row(
@@ -209,6 +212,12 @@ def stages_table(scores: Sequence[StageScore]) -> Table:
             _told(score.truth_gained),
         )
     return table
+
+
+def show(*tables: Table) -> None:
+    """Prints them as wide as they are, also where the output is a file."""
+    for table in tables:
+        Console(width=max(_WIDTH, Console().width)).print(table)
 
 
 def _told(measured: Measured | None) -> str:

@@ -14,7 +14,7 @@ from evaluation import EvaluationConfig
 from sepsis_gym.agent import Agent
 from sepsis_gym.cli.agent import changed
 from sepsis_gym.cli.evaluate import LLMConfig, open_backend, score, support_limit
-from sepsis_gym.cli.llm_ablation import Ablation, stages_table
+from sepsis_gym.cli.llm_ablation import Ablation, show, stages_table
 from sepsis_gym.cli.llm_knowledge import knowledge_of, knowledge_table
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.registration import resolve_model
@@ -310,7 +310,7 @@ class _Curriculum:
         )
         results.save(out)
         print(results.to_text())
-        Console().print(knowledge_table(knowledge), stages_table(measured.scores))
+        show(knowledge_table(knowledge), stages_table(measured.scores))
         told = {
             "knowledge": [score.to_dict() for score in knowledge],
             "stages": [asdict(score) for score in measured.scores],

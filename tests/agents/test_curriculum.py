@@ -341,6 +341,19 @@ def test_a_batch_is_of_like_length_and_all_texts_come():
     assert order == in_order(rows, stage, seed=0)
 
 
+def test_brief_answers_are_not_lost_among_long_ones():
+    rng = np.random.default_rng(2)
+    learned = rng.choice([2, 40], size=200)
+    lengths = learned + rng.integers(100, 500, size=200)
+    rows = [
+        {"input_ids": [1] * n, "labels": [-100] * (n - mine) + [1] * mine}
+        for n, mine in zip(lengths, learned, strict=True)
+    ]
+    order = in_order(rows, replace(STAGE, steps=25, batch_size=8), seed=0)
+    kinds = np.reshape([row["labels"].count(1) for row in order], (25, 8))
+    assert (np.ptp(kinds, axis=1) > 0).sum() <= 1
+
+
 def test_the_view_before_an_answer_widens(held, tokenizer):
     rows = []
     for one in held:
