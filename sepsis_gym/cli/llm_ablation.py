@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 128
 _CONFIDENCE = 0.95
-_WIDTH = 120
+_WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,12 @@ def stages_table(scores: Sequence[StageScore]) -> Table:
     table.columns[0].no_wrap = True
     for score in scores:
         truth = score.truth
+        own = score.valid > 0  # else all of it is the fallback's
         table.add_row(
             score.agent,
             f"{score.valid:.1%}",
-            f"{score.agreement:.1%}",
-            _told(score.value),
+            f"{score.agreement:.1%}" if own else "-",
+            _told(score.value if own else None),
             _told(score.value_gained),
             _told(truth.value if truth else None),
             _told(truth.difference if truth else None),
