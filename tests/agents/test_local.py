@@ -23,7 +23,7 @@ TOOLS = prompts.tools(simulate=True)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from tiny_model import make_model, make_tokenizer
+    from agents.curriculum.tiny import make_model, make_tokenizer
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer(["fluid and vasopressor\n" * 5, json.dumps(TOOLS)])
