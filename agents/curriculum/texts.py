@@ -22,6 +22,7 @@ from sepsis_gym.actions import N_ACTIONS, decode_action, encode_action
 from sepsis_gym.agent import prepare
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs.replay import SepsisReplayEnv
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
@@ -154,7 +155,11 @@ def decisions(
 def imitated(
     held: Sequence[Held], preprocessing: Preprocessing, config: CurriculumConfig
 ) -> list[Dialogue]:
-    """The dialogues worth imitating; some of them as if there were no simulator."""
+    """The dialogues worth imitating; some of them as if there were no simulator.
+
+    Raises:
+        ConfigError: There is none.
+    """
     rng, chosen = np.random.default_rng(config.seed), list[Dialogue]()
     for one in held:
         away = np.abs(np.subtract(decode_action(one.action), decode_action(one.guideline))).max()
@@ -165,6 +170,11 @@ def imitated(
             chosen.append((alone, prompt.tools(simulate=False)))
         else:
             chosen.append((one.messages, prompt.tools(simulate=True)))
+    if not chosen:
+        raise ConfigError(
+            f"none of {len(held)} dialogues is worth imitating: relax survivors_only or "
+            "guideline_reach, or take more stays"
+        )
     return chosen
 
 

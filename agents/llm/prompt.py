@@ -18,6 +18,8 @@ from sepsis_gym.dynamics import Simulation
 from sepsis_gym.features import FEATURE_INDEX, FEATURES, HIGH, LOW
 from sepsis_gym.preprocessing import Preprocessing
 
+MAP_TARGET_MMHG = 65.0
+LACTATE_HIGH_MMOL_L = 2.0
 MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
 """Earlier steps of the stay that are told one by one."""
@@ -274,7 +276,8 @@ def assessment_messages(
 def present_answer(info: Info) -> str:
     """What stands in the last line of the patient, and which side of the targets it is on."""
     fluid_level, vasopressor_level = decode_action(info["previous_action"])
-    told = [_beside(info, "meanbp", "MAP", 65), _beside(info, "lactate", "lactate", 2)]
+    told = [_beside(info, "meanbp", "MAP", MAP_TARGET_MMHG)]
+    told += [_beside(info, "lactate", "lactate", LACTATE_HIGH_MMOL_L)]
     told += [f"SOFA {info['sofa']}", f"fluid level {fluid_level}"]
     return f"{'; '.join(told)}, vasopressor level {vasopressor_level}"
 
@@ -283,9 +286,9 @@ def _beside(info: Info, name: str, said: str, target: float) -> str:
     at = FEATURE_INDEX[name]
     if not info["known"][at]:
         return f"{said} not known"
-    value = info["state"][at]
-    side = "below" if value < target else "above" if value > target else "at"
-    return f"{said} {_number(value)}, {side} {target:g}"
+    shown = _number(info["state"][at])
+    side = "below" if float(shown) < target else "above" if float(shown) > target else "at"
+    return f"{said} {shown}, {side} {target:g}"
 
 
 def outcome_question(action: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from agents.baselines import NoTreatmentAgent
 from agents.llm.agent import LLMAgent
 from agents.llm.backend import Message, Reply, Sampling, ToolCall
-from agents.llm.prompt import MAX_CANDIDATES, OUTSIDE
+from agents.llm.prompt import LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG, MAX_CANDIDATES, OUTSIDE
 from agents.policy import AgentRecord
 from sepsis_gym.actions import N_LEVELS
 from sepsis_gym.dynamics import Simulator
@@ -22,8 +22,6 @@ from sepsis_gym.errors import AgentReplyError
 COMPARE = " Compare the guided treatment with what runs and an alternative."
 Doses = tuple[int, int]
 """Fluid level, vasopressor level."""
-MAP_TARGET_MMHG = 65.0
-LACTATE_HIGH_MMOL_L = 2.0
 _RISK_PER_MMHG = 0.01  # a MAP of 60 instead of 65 weighs as much as 5 points of 90-day risk
 _RISK_PER_LEVEL = 0.002  # of two treatments that promise the same, the lesser
 _RUNNING = re.compile(r"^Running: .*\(level (\d)\), .*\(level (\d)\)$", re.MULTILINE)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,8 +137,9 @@ class Ablation:
             self._rollouts.roll(loaded, asked[at : at + _AT_ONCE], 0)
             for at in tqdm(range(0, n, _AT_ONCE), "decisions", disable=None)
         ]
-        names = (each.name for each in fields(Decided))
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        action, valid = (np.concatenate([p[name] for p in parts]) for name in ("action", "valid"))
+        # the reward of a failed decision is no measure of what the fallback decided
+        return {**vars(self._of(action)), "valid": valid}
 
     def _treated(self, name: str, agent: Agent) -> Treated | None:
         if self._truth is None:

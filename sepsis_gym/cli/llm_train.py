@@ -1,6 +1,7 @@
 """``sepsis-gym llm train``: the three-stage curriculum, and the table that shows what each did."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from agents.llm import LLMAgent
 
 _SETTINGS, _DIALOGUES = "curriculum.json", "dialogues.jsonl"
-_BLANK, _BASE = "blank", "base"
+_BLANK, _BASE, _TABLE = "blank", "base", "table"
 _MODES = {"": True, ", alone": False}
 """What is added to a row's name, and whether the agent may simulate."""
 
@@ -68,6 +69,8 @@ def train(
     default = TINY if model == "tiny" else CurriculumConfig()
     config = changed(CurriculumConfig, settings, "llm train --set", default)
     require()
+    if stays < 2 or truth_patients == 1 or truth_patients < 0:
+        raise ConfigError("the table's intervals need --stays 2 or more, --truth-patients 0 or 2")
     log = Trajectories.load(cohort)
     simulator = resolve_model(world_model)
     if (
@@ -225,6 +228,7 @@ class _Curriculum:
             print(f"{target} is there already")
             return
         Console().rule(f"stage {STAGES.index(stage) + 1}: {stage}")
+        shutil.rmtree(self.out / _TABLE, ignore_errors=True)  # it may be of another model
         if stage == "sft":
             learn_texts(start, self.dynamics(), target, config.sft, config)
         elif stage == "bc":
@@ -277,17 +281,21 @@ class _Curriculum:
     def table(self, base: Path, stays: int, truth_patients: int) -> None:
         """Scores every stage's model, with the simulator and alone, and what it knows by itself."""
         from agents import train_agent
+        from agents.guideline import GuidelineAgent
         from agents.llm import Sampling, TransformersBackend
 
-        out = self.out / "table"
+        out = self.out / _TABLE
         out.mkdir(exist_ok=True)
         few = _few(self.log, stays)
         greedy = replace(self.config, rl=replace(self.config.rl, temperature=0.0, whole_stay=False))
         rollouts = self._rollouts(few.split("test"), greedy)
         rule = self._rule()
         measured = Ablation(few, rollouts, self.simulator, rule, out, truth_patients)
-        clinician = train_agent("clinician", self.log)
-        agents: dict[str, Agent] = {"clinician": clinician, "teacher": rule}
+        agents: dict[str, Agent] = {
+            "clinician": train_agent("clinician", self.log),
+            "teacher": rule,
+        }
+        fallback = GuidelineAgent(self.log.preprocessing)  # as in the logged decisions
         knowledge = []
         for folder in (base, *(self.out / stage for stage in STAGES)):
             backend = TransformersBackend(
@@ -296,7 +304,7 @@ class _Curriculum:
             backend.model = folder.name
             knowledge += knowledge_of(backend, few.split("test"), workers=backend.batch_size)
             for suffix, simulate in _MODES.items():
-                agent = self._agent(backend, clinician, simulate=simulate, workers=64)
+                agent = self._agent(backend, fallback, simulate=simulate, workers=64)
                 if measured.add(folder.name + suffix, backend, agent, simulate=simulate):
                     agents[folder.name + suffix] = agent
         results = score(
