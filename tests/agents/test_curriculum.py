@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from agents.llm.dialogue import encode, render
 from agents.llm.local import read_tool_calls
 from sepsis_gym.actions import decode_action
 from sepsis_gym.cli import main
+from sepsis_gym.cli.llm_ablation import Ablation
+from sepsis_gym.cli.llm_train import _few
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
@@ -179,6 +182,8 @@ def test_what_is_imitated_can_be_filtered(held, log):
     def chosen(**settings):
         return len(imitated(held, log.preprocessing, replace(SMALL, **settings)))
 
+    with pytest.raises(ConfigError, match="worth imitating"):
+        imitated([], log.preprocessing, SMALL)
     assert chosen() == len(held)
     assert chosen(survivors_only=True) == sum(not one.died_90d for one in held)
     assert 0 < chosen(guideline_reach=1) < chosen(guideline_reach=3) <= len(held)
@@ -436,6 +441,42 @@ def test_adapters_are_merged_into_a_plain_model(beginner, tmp_path):
     )
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_table_counts_a_fallbacks_decision_as_what_it_is(model, agent, tmp_path, monkeypatch):
+    """Rewards of failed decisions are another matter; and what was measured is kept."""
+    cohort = _few(Trajectories.load(SAMPLE), 3)
+    here = list(logged_situations(cohort.split("test"), model, progress="test"))
+    rollouts = Rollouts(here, agent, model, SMALL)
+    teacher = TeacherAgent()
+    teacher.preprocessing = cohort.preprocessing
+    measured = Ablation(cohort, rollouts, model, teacher, tmp_path, 0)
+    backend = SimpleNamespace(network=None, tokenizer=None)
+    n, told = len(here), {}
+    monkeypatch.setattr(rollouts, "roll", lambda loaded, asked, step: told)
+    expected = []
+    for name, dose in (("bc", 0), ("rl", 12)):
+        told = {"action": [dose] * n, "valid": [0.0] + [1.0] * (n - 1), "value": [-99.0] * n}
+        assert measured.add(name, backend, None, simulate=True)
+        observations = np.stack([each.observation for each in here])
+        expected.append(rollouts.beyond_guideline(observations, np.full(n, dose)).mean())
+        assert measured.scores[-1].value.value == pytest.approx(expected[-1])
+        assert measured.scores[-1].valid == pytest.approx(1 - 1 / n)
+    gained = measured.scores[-1].value_gained
+    assert gained.value == pytest.approx(expected[1] - expected[0])
+    assert gained.low < gained.value < gained.high
+    monkeypatch.setattr(rollouts, "roll", None)  # would fail if asked again
+    again = Ablation(cohort, rollouts, model, teacher, tmp_path, 0)
+    again.add("bc", backend, None, simulate=True)
+    assert again.scores[-1].value == measured.scores[-2].value
+
+
+@pytest.mark.parametrize("wrong", [["--stays", "1"], ["--truth-patients", "1"]])
+def test_a_table_without_intervals_is_refused_before_the_training(wrong, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["llm", "train", "--cohort", SAMPLE, "--out", str(tmp_path / "out"), *wrong])
+    assert "need --stays 2 or more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_stages_by_one_command(tmp_path, capsys):
