@@ -133,9 +133,9 @@ TINY = CurriculumConfig(
     reading=SupervisedConfig(
         500, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3
     ),
-    sft=SupervisedConfig(400, widening_steps=250, batch_size=16, at_once=16, learning_rate=2e-3),
-    bc=SupervisedConfig(600, widening_steps=450, batch_size=16, at_once=16, learning_rate=2e-3),
-    rl=ReinforcementConfig(steps=30, at_once=64, learning_rate=3e-4),
+    sft=SupervisedConfig(500, widening_steps=450, batch_size=48, at_once=48, learning_rate=2e-3),
+    bc=SupervisedConfig(1000, widening_steps=750, batch_size=16, at_once=16, learning_rate=2e-3),
+    rl=ReinforcementConfig(steps=60, at_once=64, learning_rate=3e-4),
     lora_rank=None,
     max_tokens=160,
     rounds=1,

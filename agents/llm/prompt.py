@@ -233,7 +233,9 @@ def _known(info: Info, name: str, said: str) -> str:
     at = FEATURE_INDEX[name]
     if not info["known"][at]:
         return f"{said} not known"
-    return f"{said} {_number(info['state'][at])} {FEATURES[at].unit}"
+    hours = info["age_hours"][at]
+    when = f" ({hours:.0f} h ago)" if hours > 0 else ""
+    return f"{said} {_number(info['state'][at])} {FEATURES[at].unit}{when}"
 
 
 def _trend(index: int, last: Info | None) -> str:
