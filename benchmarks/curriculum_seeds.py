@@ -1,0 +1,71 @@
+"""The stages' table over several runs of ``sepsis-gym llm train``, each with a seed of its own.
+
+Usage: python benchmarks/curriculum_seeds.py OUT OUT ...
+
+Means over the runs, and in brackets the lowest and the highest of them. Behind a gain stands in how
+many runs its own 95% interval, over the same patients, lies above zero.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+Score = dict[str, Any]
+COLUMNS: dict[str, Callable[[Score], Any]] = {
+    "value in the world model": lambda score: score["value"] if score["valid"] else None,
+    "beyond stage before": lambda score: score["value_gained"],
+    "true return beyond clinicians": lambda score: score["truth"] and score["truth"]["difference"],
+    "beyond stage before ": lambda score: score["truth_gained"],
+}
+
+
+def spread(values: Sequence[float | None], spec: str) -> str:
+    """Mean, lowest and highest."""
+    found = np.array([value for value in values if value is not None])
+    if not len(found):
+        return "-"
+    return f"{found.mean():{spec}} [{found.min():{spec}}, {found.max():{spec}}]"
+
+
+def gain(measured: Sequence[Any]) -> str:
+    """Also how many are told from zero."""
+    found = [each for each in measured if each]
+    if not found:
+        return "-"
+    above = sum(each["low"] > 0 for each in found)
+    return f"{spread([each['value'] for each in found], '.3f')}, {above} of {len(found)}"
+
+
+def main(folders: Sequence[str]) -> None:
+    """Prints the tables."""
+    runs = [json.loads((Path(folder) / "table/stages.json").read_text()) for folder in folders]
+    stages = Table("agent", "valid", "as teacher", *COLUMNS, title=f"{len(runs)} runs")
+    for scores in zip(*(run["stages"] for run in runs), strict=True):
+        if any(score["agent"] != scores[0]["agent"] for score in scores):
+            raise SystemExit(f"{', '.join(folders)}: not the same agents in the same order")
+        shares = [
+            spread([score["valid"] for score in scores], ".1%"),
+            spread([score["agreement"] if score["valid"] else None for score in scores], ".1%"),
+        ]
+        told = [gain([of(score) for score in scores]) for of in COLUMNS.values()]
+        stages.add_row(scores[0]["agent"], *shares, *told)
+    known = Table("question", "model", "AUROC", "told from 0.5")
+    for scores in zip(*(run["knowledge"] for run in runs), strict=True):
+        found = [score["auroc"] for score in scores if score["auroc"]]
+        above = sum(each["low"] > 0.5 for each in found)
+        aurocs = spread([each["value"] for each in found], ".2f")
+        known.add_row(
+            scores[0]["question"], scores[0]["predictor"], aurocs, f"{above} of {len(found)}"
+        )
+    for table in (stages, known):
+        Console(width=190).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
