@@ -95,12 +95,13 @@ def ppo(n_epochs: int) -> dict[str, Callable[[], int]]:
     default, light = PpoConfig(), PpoConfig(n_epochs=n_epochs)
     decisions = default.num_envs * default.rollout_steps
 
-    def training(config: PpoConfig) -> Callable[[], int]:
+    def training(config: PpoConfig, threads: int) -> Callable[[], int]:
         algorithm = PpoAgent._algorithm(config, opened(config, preprocessing))
         algorithm.set_logger(Logger(None, []))
 
         def learn() -> int:
-            algorithm.learn(decisions, log_interval=None, reset_num_timesteps=False)
+            with torch_settings(threads, 0):
+                algorithm.learn(decisions, log_interval=None, reset_num_timesteps=False)
             return decisions
 
         return learn
@@ -115,21 +116,22 @@ def ppo(n_epochs: int) -> dict[str, Callable[[], int]]:
         return decisions
 
     return {
-        f"PPO, {default.n_epochs} epochs (the default)": training(default),
-        f"PPO, {n_epochs} epochs": training(light),
+        f"PPO, {default.n_epochs} epochs (the default)": training(default, 1),
+        f"PPO, {n_epochs} epochs": training(light, 1),
+        f"PPO, {n_epochs} epochs, 2 threads": training(light, 2),
         "the environment alone": random,
     }
 
 
 def main(turns: int = 10, updates: int = 100, n_epochs: int = 4) -> None:
-    """Prints rates on one thread.
+    """Prints rates on one thread, if not said otherwise.
 
     Args:
         turns: Of each contestant.
         updates: Of CQL in a turn.
         n_epochs: Of the lighter PPO.
     """
-    table = Table(title="On one thread")
+    table = Table(title="On one thread, if not said otherwise")
     for name in (
         "",
         "per s, wall",

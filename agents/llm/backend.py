@@ -199,13 +199,12 @@ class OpenAIBackend:
             BackendError: The server cannot be reached or refuses, after all retries, or answers
                 without a choice.
         """
-        calling = {"tools": list(tools), "tool_choice": "auto"} if tools else {}
         answer = self._ask(
             messages,
             temperature=self.sampling.temperature,
             max_tokens=self.sampling.max_tokens,
             seed=draw_seed(self.sampling, draw, json.dumps(list(messages))),
-            **calling,
+            tools=tools,
         )
         choice = answer.choices[0]
         message, usage = choice.message, answer.usage
@@ -235,24 +234,34 @@ class OpenAIBackend:
         Raises:
             BackendError: As :meth:`complete`, or the server gives no token log-probabilities.
         """
-        request: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        further: dict[str, Any] = {}
         if prefix:
             messages = [*messages, {"role": "assistant", "content": prefix}]
-            going_on = {"continue_final_message": True, "add_generation_prompt": False}
-            request |= {"extra_body": going_on}
+            further = {"continue_final_message": True, "add_generation_prompt": False}
         one = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_TOKENS}
-        answer = self._ask(messages, **one, **request)
+        answer = self._ask(messages, tools=tools, further=further, **one)
         given = answer.choices[0].logprobs
         if given is None or not given.content or not given.content[0].top_logprobs:
             raise BackendError(f"{self.model} gave no token log-probabilities: draw samples")
         return {token.token: math.exp(token.logprob) for token in given.content[0].top_logprobs}
 
-    def _ask(self, messages: Sequence[Message], **request: Any) -> Any:
+    def _ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]],
+        further: Mapping[str, Any] | None = None,
+        **request: Any,
+    ) -> Any:
         from openai import APIError
 
+        # as extra fields: the client's own would walk through the schemas at every request
+        extra = dict(further or {})
+        if tools:
+            extra |= {"tools": list(tools), "tool_choice": "auto"}
         try:
             answer = self._client.chat.completions.create(
-                model=self.model, messages=cast(Any, list(messages)), **request
+                model=self.model, messages=cast(Any, list(messages)), extra_body=extra, **request
             )
         except APIError as error:
             where = self._client.base_url
