@@ -63,10 +63,10 @@ class Transitions:
     """n transitions, or a batch of them; columns are [n, 1].
 
     Attributes:
-        observation: [n, 107] state.
+        observation: [n, inputs] state, as the networks see it.
         action: Logged action, 0-24.
         reward: Reward, divided by the largest magnitude of the training split.
-        following: [n, 107] next state.
+        following: [n, inputs] next state.
         next_action: Logged action there; 0 where the stay is over.
         terminal: 1 where the stay is over, else 0.
         sofa: SOFA of the state.
@@ -81,9 +81,15 @@ class Transitions:
     sofa: NDArray[np.float32]
 
     @classmethod
-    def of(cls, log: Trajectories, reward_scale: float) -> Self:
-        """All decisions of a log, each array contiguous, so that a batch is one gather."""
-        rows, shown = np.flatnonzero(log.is_decision), log.observations()
+    def of(cls, log: Trajectories, reward_scale: float, shown: NDArray[np.float32]) -> Self:
+        """All decisions of a log, each array contiguous, so that a batch is one gather.
+
+        Args:
+            log: The stays.
+            reward_scale: What rewards are divided by.
+            shown: What the networks see of each row, such as ``log.observations()``.
+        """
+        rows = np.flatnonzero(log.is_decision)
 
         def column(array: NDArray[Any]) -> NDArray[np.float32]:
             return array[:, None].astype(np.float32)
@@ -176,9 +182,14 @@ class OfflineAgent(TrainedPolicy):
             judged: _Score | None = None
             if judge is not None:
                 judged = lambda weights: judge(cls(config, weights, preprocessing, provenance))  # noqa: E731
-            data = Transitions.of(learning, scale)
+            data = Transitions.of(learning, scale, cls.shown(learning))
             weights, notes = _fit(learner, data, config, seed, run, of, judged)
         return cls(config, weights, preprocessing, provenance | notes)
+
+    @classmethod
+    def shown(cls, log: Trajectories) -> NDArray[np.float32]:
+        """What the networks see of each row, [rows, INPUTS]."""
+        return log.observations()
 
     @classmethod
     @abstractmethod

@@ -46,6 +46,7 @@ _BUILT_IN = {
     "online_dqn": ("agents.online:OnlineDqnAgent", "DQN in a world model; needs training"),
     "qrdqn": ("agents.online:QrDqnAgent", "quantile DQN in a world model; needs training"),
     "wd3qne": ("agents.wd3qne:Wd3qneAgent", "DQN with clinicians' expertise; needs training"),
+    "stacked": ("agents.stacked:StackedAgent", "an offline agent (of=...) that sees more steps"),
     "teacher": ("agents.llm.teacher:TeacherAgent", "a rule that simulates and refines in words"),
 }
 

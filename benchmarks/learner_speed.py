@@ -63,7 +63,8 @@ def cql(updates: int) -> dict[str, Callable[[], int]]:
     """Our feeding of ``algo.update``, and ``algo.fit`` of the same algorithm on the same stays."""
     log = Trajectories.load(SAMPLE_COHORT).split("train")
     config = CqlConfig()
-    data, rng = Transitions.of(log, 15.0), np.random.default_rng(0)
+    data = Transitions.of(log, 15.0, log.observations())
+    rng = np.random.default_rng(0)
     learner, _ = CqlAgent.learner(config, 15.0)
     other, _ = CqlAgent.learner(config, 15.0)
     from d3rlpy.logging import NoopAdapterFactory  # quietly, after the learners

@@ -216,7 +216,7 @@ def test_wd3qne_acts_as_its_network_does(trajectories):
 
 
 def test_transitions_are_those_of_the_log(trajectories):
-    data = Transitions.of(trajectories, 15.0)
+    data = Transitions.of(trajectories, 15.0, trajectories.observations())
     rows = np.flatnonzero(trajectories.is_decision)
     shown = trajectories.observations()
     assert np.array_equal(data.observation, shown[rows])
