@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,22 @@ _NEXT_STATE, _WHAT_IF = 0.3, 0.2
 """How often; yes or no is always asked, in far fewer tokens."""
 
 
-def present(log: Trajectories, model: TransitionModel) -> list[Dialogue]:
-    """A dialogue about each decision of the log: what its last line says; nothing is foretold."""
-    told = []
+def present(log: Trajectories, model: TransitionModel, *, seed: int) -> list[Dialogue]:
+    """Two dialogues about each decision of the log, neither of which foretells anything.
+
+    One repeats what the patient's last line says; the other asks for a yes or no about it. A model
+    from scratch that has never answered yes or no to what it can read does not find, in the few
+    examples of an outcome, what that outcome depends on.
+    """
+    rng, told = np.random.default_rng(seed), list[Dialogue]()
     for here in logged_situations(log, model, progress="to read"):
-        said = [prompt.present_answer(here.info)]
-        messages = prompt.assessment_messages(here.info, here.past, [prompt.PRESENT], said)
-        told.append((messages, list[dict[str, Any]]()))
+        facts = prompt.present_facts(here.info)
+        asked = list(facts)[rng.integers(len(facts))]
+        said = {prompt.PRESENT: prompt.present_answer(here.info), asked: _yes_or_no(facts[asked])}
+        for question, answer in said.items():
+            told.append(
+                (prompt.assessment_messages(here.info, here.past, [question], [answer]), [])
+            )
     return told
 
 
@@ -65,7 +74,7 @@ def dynamics(
     rng, told = np.random.default_rng(seed), list[Dialogue]()
     for here in logged_situations(log, model, progress="questions"):
         asked = [
-            (prompt.QUESTIONS[name], "yes" if truth[here.row] else "no")
+            (prompt.QUESTIONS[name], _yes_or_no(truth[here.row]))
             for name, truth in answers.items()
             if not np.isnan(truth[here.row])
         ]
@@ -80,6 +89,19 @@ def dynamics(
         questions, said_to = zip(*(asked[at] for at in order), strict=True)
         told.append((prompt.assessment_messages(here.info, here.past, questions, said_to), []))
     return told
+
+
+def _yes_or_no(truth: SupportsFloat) -> str:
+    return "yes" if truth else "no"
+
+
+def mixed(
+    texts: Sequence[Dialogue], others: Sequence[Dialogue], share: float, seed: int
+) -> list[Dialogue]:
+    """The dialogues and as many of the others, drawn, as make up the share of all."""
+    n = min(round(len(texts) * share / (1 - share)), len(others))
+    drawn = np.random.default_rng(seed).choice(len(others), n, replace=False)
+    return [*texts, *(others[at] for at in drawn)]
 
 
 @dataclass(frozen=True)

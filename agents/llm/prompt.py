@@ -23,10 +23,11 @@ LACTATE_HIGH_MMOL_L = 2.0
 MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
 """Earlier steps of the stay that are told one by one."""
+_YES_OR_NO = "Answer yes or no."
 QUESTIONS = {
-    "hospital_mortality": "Will this patient die before leaving the hospital? Answer yes or no.",
+    "hospital_mortality": f"Will this patient die before leaving the hospital? {_YES_OR_NO}",
     "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours? "
-    "Answer yes or no.",
+    f"{_YES_OR_NO}",
 }
 PRESENT = "How is the patient now, and what is running?"
 _ASSESS = "You assess septic patients in intensive care for research. Answer in one line."
@@ -35,6 +36,12 @@ CALL_HEAD = '<tool_call>\n{"name": "prescription", "arguments": {"iv_fluid": '
 """A prescription as Hermes-format models write it, up to the fluid level."""
 CALL_MIDDLE = ', "vasopressor": '
 _MAP = FEATURE_INDEX["meanbp"]
+_TARGETS = (
+    ("meanbp", "MAP", MAP_TARGET_MMHG),
+    ("lactate", "lactate", LACTATE_HIGH_MMOL_L),
+)
+_SOFA_ASKED = 6
+"""About as many logged states lie above it as not."""
 _OUTCOMES = (
     "meanbp",
     "heart_rate",
@@ -278,8 +285,7 @@ def assessment_messages(
 def present_answer(info: Info) -> str:
     """What stands in the last line of the patient, and which side of the targets it is on."""
     fluid_level, vasopressor_level = decode_action(info["previous_action"])
-    told = [_beside(info, "meanbp", "MAP", MAP_TARGET_MMHG)]
-    told += [_beside(info, "lactate", "lactate", LACTATE_HIGH_MMOL_L)]
+    told = [_beside(info, *each) for each in _TARGETS]
     told += [f"SOFA {info['sofa']}", f"fluid level {fluid_level}"]
     return f"{'; '.join(told)}, vasopressor level {vasopressor_level}"
 
@@ -291,6 +297,22 @@ def _beside(info: Info, name: str, said: str, target: float) -> str:
     shown = _number(info["state"][at])
     side = "below" if float(shown) < target else "above" if float(shown) > target else "at"
     return f"{said} {shown}, {side} {target:g}"
+
+
+def present_facts(info: Info) -> dict[str, bool]:
+    """Questions that the last line answers with yes or no, and whether it is yes."""
+    fluid_level, vasopressor_level = decode_action(info["previous_action"])
+    facts = {
+        f"Is SOFA above {_SOFA_ASKED}?": info["sofa"] > _SOFA_ASKED,
+        "Is fluid running?": fluid_level > 0,
+        "Is a vasopressor running?": vasopressor_level > 0,
+    }
+    for name, said, target in _TARGETS:
+        at = FEATURE_INDEX[name]
+        if info["known"][at]:
+            shown = float(_number(info["state"][at]))
+            facts[f"Is {said} above {target:g} {FEATURES[at].unit}?"] = shown > target
+    return {f"{question} {_YES_OR_NO}": bool(truth) for question, truth in facts.items()}
 
 
 def outcome_question(action: int) -> str:

@@ -169,7 +169,7 @@ class _Curriculum:
         from agents.curriculum.texts import present
 
         if self._present is None:
-            self._present = present(self.train_log, self.simulator)
+            self._present = present(self.train_log, self.simulator, seed=self.config.seed)
         return self._present
 
     def dynamics(self) -> list[Any]:
@@ -221,6 +221,7 @@ class _Curriculum:
 
     def stage(self, stage: Stage, start: str) -> None:
         """Runs one stage unless it is done."""
+        from agents.curriculum.texts import mixed
         from agents.curriculum.train import learn_texts, reinforce
 
         target, config = self.out / stage, self.config
@@ -230,13 +231,11 @@ class _Curriculum:
         Console().rule(f"stage {STAGES.index(stage) + 1}: {stage}")
         shutil.rmtree(self.out / _TABLE, ignore_errors=True)  # it may be of another model
         if stage == "sft":
-            learn_texts(start, self.dynamics(), target, config.sft, config)
+            read = self.present() if config.reading_share else []
+            texts = mixed(self.dynamics(), read, config.reading_share, config.seed)
+            learn_texts(start, texts, target, config.sft, config)
         elif stage == "bc":
-            texts, rng = [*self.imitated()], np.random.default_rng(config.seed)
-            share = config.dynamics_share
-            n = min(round(len(texts) * share / (1 - share)), len(self.dynamics()))
-            chosen = rng.choice(len(self.dynamics()), n, replace=False)
-            texts += [self.dynamics()[at] for at in chosen]
+            texts = mixed(self.imitated(), self.dynamics(), config.dynamics_share, config.seed)
             learn_texts(start, texts, target, config.bc, config)
         else:
             reinforce(start, self.rollouts(), target, config)

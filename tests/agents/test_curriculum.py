@@ -1,6 +1,7 @@
 """The curriculum: what is trained on is what is served, and each stage moves what it should."""
 
 import json
+import re
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,15 @@ from agents.curriculum import CurriculumConfig
 from agents.curriculum.config import ReinforcementConfig, SupervisedConfig
 from agents.curriculum.rollout import Rollouts, decide
 from agents.curriculum.situations import logged_situations
-from agents.curriculum.texts import Held, decisions, dynamics, imitated, without_simulator
+from agents.curriculum.texts import (
+    Held,
+    decisions,
+    dynamics,
+    imitated,
+    mixed,
+    present,
+    without_simulator,
+)
 from agents.curriculum.tiny import make_tokenizer, plain_tokenizer, write_tiny
 from agents.curriculum.train import in_order, learn_texts, load, reinforce
 from agents.llm import LLMAgent, Reply, TeacherAgent
@@ -167,6 +176,43 @@ def test_questions_have_the_logs_answers(log, model):
     assert kinds["next"] > 5
     single = dynamics(log, model, always, most=1, seed=0)
     assert all(len(messages) == 3 for messages, _ in single)
+
+
+def test_what_is_read_stands_in_the_last_line(log, model):
+    read = present(log, model, seed=0)
+    assert len(read) == 2 * log.is_decision.sum()
+    seen = set()
+    for (quoted, _), (asked, _) in zip(read[::2], read[1::2], strict=True):
+        last = asked[1]["content"].split("\n\n")[0].splitlines()[-1]
+        found = re.search(
+            r"MAP (?:not known|(\S+) mmHg).*, lactate (?:not known|(\S+) mmol/L).*, SOFA (\d+); "
+            r"running are fluid level (\d) and vasopressor level (\d)\.",
+            last,
+        )
+        pressure, lactate, sofa, fluid, vasopressor = found.groups()
+        quote = f"SOFA {sofa}; fluid level {fluid}, vasopressor level {vasopressor}"
+        assert quote in quoted[-1]["content"]
+        question = asked[1]["content"].splitlines()[-1]
+        truth = {
+            "MAP above 65": pressure and float(pressure) > 65,
+            "lactate above 2": lactate and float(lactate) > 2,
+            "SOFA above 6": int(sofa) > 6,
+            "fluid running": int(fluid) > 0,
+            "vasopressor running": int(vasopressor) > 0,
+        }
+        [said] = [true for fact, true in truth.items() if fact in question]
+        assert asked[-1]["content"] == ("yes" if said else "no"), (last, question)
+        seen.add((question, said))
+    assert len(seen) >= 9
+
+
+def test_texts_are_mixed_by_shares():
+    ours, others = [("a", [])] * 60, [("b", [])] * 100
+    told = mixed(ours, others, 0.25, 0)
+    assert (len(told), told.count(("b", []))) == (80, 20)
+    assert mixed(ours, others, 0.0, 0) == ours
+    with pytest.raises(ConfigError, match="below 1"):
+        CurriculumConfig(reading_share=1.0)
 
 
 def test_without_the_simulator_the_decision_is_the_same(held, log):
