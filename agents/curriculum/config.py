@@ -88,7 +88,8 @@ class CurriculumConfig:
         max_simulations: Simulations the agent may ask for in a decision.
         without_simulator: Share of decisions, in imitation and reinforcement, without the tool, so
             that the model learns what would have been simulated.
-        reading_share: Share of stage 1's dialogues that ask for what is told, lest it be forgotten.
+        facts_share: Share of stage 1's dialogues that ask for a yes or no about what is told:
+            without them a model from scratch does not find what an outcome depends on.
         dynamics_share: Share of stage 2's dialogues that are stage 1's.
         stays: Training stays used; None for all.
         survivors_only: Whether only stays that survived 90 days are imitated.
@@ -108,7 +109,7 @@ class CurriculumConfig:
     rounds: int = 2
     max_simulations: int = 2
     without_simulator: float = 0.5
-    reading_share: float = 0.0
+    facts_share: float = 0.0
     dynamics_share: float = 0.2
     stays: int | None = None
     survivors_only: bool = False
@@ -118,8 +119,8 @@ class CurriculumConfig:
 
     def __post_init__(self) -> None:
         """Refuses batches that do not divide, and shares that leave nothing."""
-        if not max(self.reading_share, self.dynamics_share) < 1:
-            raise ConfigError("reading_share and dynamics_share must be below 1")
+        if not max(self.facts_share, self.dynamics_share) < 1:
+            raise ConfigError("facts_share and dynamics_share must be below 1")
         for stage, whole in (
             (self.sft, self.sft.batch_size),
             (self.bc, self.bc.batch_size),
@@ -135,12 +136,12 @@ TINY = CurriculumConfig(
     stays=1500,
     questions=1,
     reading=SupervisedConfig(
-        600, widening_steps=600, batch_size=32, at_once=32, learning_rate=3e-3
+        500, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3
     ),
-    sft=SupervisedConfig(300, widening_steps=270, batch_size=48, at_once=48, learning_rate=1e-3),
+    sft=SupervisedConfig(400, widening_steps=380, batch_size=48, at_once=48, learning_rate=1e-3),
     bc=SupervisedConfig(600, widening_steps=450, batch_size=16, at_once=16, learning_rate=2e-3),
     rl=ReinforcementConfig(steps=40, at_once=64, learning_rate=3e-4),
-    reading_share=0.25,
+    facts_share=0.5,
     lora_rank=None,
     max_tokens=160,
     rounds=1,

@@ -34,22 +34,28 @@ _NEXT_STATE, _WHAT_IF = 0.3, 0.2
 """How often; yes or no is always asked, in far fewer tokens."""
 
 
-def present(log: Trajectories, model: TransitionModel, *, seed: int) -> list[Dialogue]:
-    """Two dialogues about each decision of the log, neither of which foretells anything.
+def present(log: Trajectories, model: TransitionModel) -> list[Dialogue]:
+    """A dialogue about each decision of the log: what its last line says; nothing is foretold."""
+    told = []
+    for here in logged_situations(log, model, progress="to read"):
+        said = [prompt.present_answer(here.info)]
+        messages = prompt.assessment_messages(here.info, here.past, [prompt.PRESENT], said)
+        told.append((messages, list[dict[str, Any]]()))
+    return told
 
-    One repeats what the patient's last line says; the other asks for a yes or no about it. A model
-    from scratch that has never answered yes or no to what it can read does not find, in the few
-    examples of an outcome, what that outcome depends on.
+
+def facts(log: Trajectories, model: TransitionModel, *, seed: int) -> list[Dialogue]:
+    """A dialogue about each decision of the log: yes or no about what its last line says.
+
+    A model from scratch that has never answered yes or no to what it can read does not find, in the
+    few examples of an outcome, what that outcome depends on.
     """
     rng, told = np.random.default_rng(seed), list[Dialogue]()
-    for here in logged_situations(log, model, progress="to read"):
-        facts = prompt.present_facts(here.info)
-        asked = list(facts)[rng.integers(len(facts))]
-        said = {prompt.PRESENT: prompt.present_answer(here.info), asked: _yes_or_no(facts[asked])}
-        for question, answer in said.items():
-            told.append(
-                (prompt.assessment_messages(here.info, here.past, [question], [answer]), [])
-            )
+    for here in logged_situations(log, model, progress="facts"):
+        truths = prompt.present_facts(here.info)
+        asked = list(truths)[rng.integers(len(truths))]
+        said = [_yes_or_no(truths[asked])]
+        told.append((prompt.assessment_messages(here.info, here.past, [asked], said), []))
     return told
 
 

@@ -169,7 +169,7 @@ class _Curriculum:
         from agents.curriculum.texts import present
 
         if self._present is None:
-            self._present = present(self.train_log, self.simulator, seed=self.config.seed)
+            self._present = present(self.train_log, self.simulator)
         return self._present
 
     def dynamics(self) -> list[Any]:
@@ -221,7 +221,7 @@ class _Curriculum:
 
     def stage(self, stage: Stage, start: str) -> None:
         """Runs one stage unless it is done."""
-        from agents.curriculum.texts import mixed
+        from agents.curriculum.texts import facts, mixed
         from agents.curriculum.train import learn_texts, reinforce
 
         target, config = self.out / stage, self.config
@@ -231,8 +231,10 @@ class _Curriculum:
         Console().rule(f"stage {STAGES.index(stage) + 1}: {stage}")
         shutil.rmtree(self.out / _TABLE, ignore_errors=True)  # it may be of another model
         if stage == "sft":
-            read = self.present() if config.reading_share else []
-            texts = mixed(self.dynamics(), read, config.reading_share, config.seed)
+            texts = self.dynamics()
+            if config.facts_share:
+                asked = facts(self.train_log, self.simulator, seed=config.seed)
+                texts = mixed(texts, asked, config.facts_share, config.seed)
             learn_texts(start, texts, target, config.sft, config)
         elif stage == "bc":
             texts = mixed(self.imitated(), self.dynamics(), config.dynamics_share, config.seed)

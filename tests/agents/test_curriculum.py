@@ -24,6 +24,7 @@ from agents.curriculum.texts import (
     Held,
     decisions,
     dynamics,
+    facts,
     imitated,
     mixed,
     present,
@@ -179,10 +180,9 @@ def test_questions_have_the_logs_answers(log, model):
 
 
 def test_what_is_read_stands_in_the_last_line(log, model):
-    read = present(log, model, seed=0)
-    assert len(read) == 2 * log.is_decision.sum()
     seen = set()
-    for (quoted, _), (asked, _) in zip(read[::2], read[1::2], strict=True):
+    both = zip(present(log, model), facts(log, model, seed=0), strict=True)
+    for (quoted, _), (asked, _) in both:
         last = asked[1]["content"].split("\n\n")[0].splitlines()[-1]
         found = re.search(
             r"MAP (?:not known|(\S+) mmHg).*, lactate (?:not known|(\S+) mmol/L).*, SOFA (\d+); "
@@ -212,7 +212,7 @@ def test_texts_are_mixed_by_shares():
     assert (len(told), told.count(("b", []))) == (80, 20)
     assert mixed(ours, others, 0.0, 0) == ours
     with pytest.raises(ConfigError, match="below 1"):
-        CurriculumConfig(reading_share=1.0)
+        CurriculumConfig(facts_share=1.0)
 
 
 def test_without_the_simulator_the_decision_is_the_same(held, log):
