@@ -29,6 +29,9 @@ _DRAWN_AND_LEARNED = 4 / 3
 """Times the work of learning a text that drawing it first makes of it."""
 _NARROWEST = 48
 """Tokens before an answer in the first view of it."""
+_LATE = 3
+"""How late views widen: at half of the widening steps they are an eighth of the way, in powers of
+the narrowest. What was read in near views alone stays; in ever wider ones it was not learned."""
 Row = dict[str, list[int]]
 """``input_ids``, and ``labels``, -100 where nothing is learned."""
 
@@ -129,7 +132,7 @@ def in_order(rows: Sequence[Row], stage: SupervisedConfig, seed: int) -> list[Ro
     for place, at in enumerate(np.concatenate(rounds)[:wanted]):
         row, step = rows[at], place // stage.batch_size
         if step < stage.widening_steps:
-            wide = (longest / _NARROWEST) ** (step / stage.widening_steps)
+            wide = (longest / _NARROWEST) ** ((step / stage.widening_steps) ** _LATE)
             row = _before_an_answer(row, round(_NARROWEST * wide), rng)
         seen.append(row)
     block = _BATCHES_SORTED * stage.batch_size
