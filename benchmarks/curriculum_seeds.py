@@ -44,6 +44,9 @@ def gain(measured: Sequence[Any]) -> str:
 
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
+    missing = [folder for folder in folders if not (Path(folder) / "table/stages.json").is_file()]
+    if missing or not folders:
+        raise SystemExit(f"no table/stages.json in {', '.join(missing)}" if missing else __doc__)
     runs = [json.loads((Path(folder) / "table/stages.json").read_text()) for folder in folders]
     stages = Table("agent", "valid", "as teacher", *COLUMNS, title=f"{len(runs)} runs")
     for scores in zip(*(run["stages"] for run in runs), strict=True):
@@ -57,7 +60,7 @@ def main(folders: Sequence[str]) -> None:
         stages.add_row(scores[0]["agent"], *shares, *told)
     known = Table("question", "model", "AUROC", "told from 0.5")
     for scores in zip(*(run["knowledge"] for run in runs), strict=True):
-        found = [score["auroc"] for score in scores if score["auroc"]]
+        found = [score["auroc"] for score in scores if score["auroc"]["value"] is not None]
         above = sum(each["low"] > 0.5 for each in found)
         aurocs = spread([each["value"] for each in found], ".2f")
         known.add_row(

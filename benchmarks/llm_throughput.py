@@ -3,9 +3,9 @@
 Usage: python benchmarks/llm_throughput.py [MODEL] [--stays 16] [--workers 1 4 16] [--vllm vllm]
 
 Walks stays of the sample cohort in mode "direct", answered by vLLM, which is started for it, and by
-the same model in this process. The client's share is the processor time of this process per second
-of the run, in cores: what is left is waiting. The last rows are answered at once, within this
-process: the most that the client can ask for.
+the same model in this process. The client's share is the processor time of this process, in cores
+and of the time that a request is under way: what is left is waiting. The last rows are answered at
+once, within this process: the most that the client can ask for.
 """
 
 import argparse
@@ -77,6 +77,7 @@ def measured(backend: ChatBackend, log: Trajectories, workers: int) -> dict[str,
         "tokens/s": round(tokens / wall),
         "ms of this process/request": round(1000 * busy / counts["requests"], 2),
         "of a core": round(busy / wall, 3),
+        "of a request's time": round(busy / wall / workers, 3),
     }
 
 
@@ -100,7 +101,7 @@ def main() -> None:
     table = Table(*rows[0], title=given.model)
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console().print(table)
+    Console(width=160).print(table)
     print(json.dumps(rows))
 
 

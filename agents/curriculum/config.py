@@ -119,8 +119,9 @@ class CurriculumConfig:
 
     def __post_init__(self) -> None:
         """Refuses batches that do not divide, and shares that leave nothing."""
-        if not max(self.facts_share, self.dynamics_share) < 1:
-            raise ConfigError("facts_share and dynamics_share must be below 1")
+        for name in ("facts_share", "dynamics_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 0 or more and below 1")
         for stage, whole in (
             (self.sft, self.sft.batch_size),
             (self.bc, self.bc.batch_size),

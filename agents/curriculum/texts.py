@@ -104,7 +104,7 @@ def _yes_or_no(truth: SupportsFloat) -> str:
 def mixed(
     texts: Sequence[Dialogue], others: Sequence[Dialogue], share: float, seed: int
 ) -> list[Dialogue]:
-    """The dialogues and as many of the others, drawn, as make up the share of all."""
+    """The dialogues and as many others, drawn, as make up the share, or all there are."""
     n = min(round(len(texts) * share / (1 - share)), len(others))
     drawn = np.random.default_rng(seed).choice(len(others), n, replace=False)
     return [*texts, *(others[at] for at in drawn)]

@@ -211,8 +211,10 @@ def test_texts_are_mixed_by_shares():
     told = mixed(ours, others, 0.25, 0)
     assert (len(told), told.count(("b", []))) == (80, 20)
     assert mixed(ours, others, 0.0, 0) == ours
-    with pytest.raises(ConfigError, match="below 1"):
-        CurriculumConfig(facts_share=1.0)
+    assert len(mixed(ours, others, 0.9, 0)) == 160  # no dialogue comes twice
+    for wrong in (1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match="facts_share must be 0 or more and below 1"):
+            CurriculumConfig(facts_share=wrong)
 
 
 def test_without_the_simulator_the_decision_is_the_same(held, log):

@@ -24,7 +24,7 @@ def test_states_before_the_present_one_are_those_of_the_stay():
 
 
 def test_learns_what_only_the_state_before_tells(trajectories):
-    """The action says on which side of its median the pressure was a step ago."""
+    """The action says on which side of its median one feature was a step ago."""
     shown, log = trajectories.observations(), trajectories
     column = int(np.argmax([len(np.unique(shown[:, k])) for k in range(39)]))
     high = shown[:, column] > np.median(shown[:, column])
