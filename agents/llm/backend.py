@@ -206,19 +206,23 @@ class OpenAIBackend:
             seed=draw_seed(self.sampling, draw, json.dumps(list(messages))),
             tools=tools,
         )
-        choice = answer.choices[0]
-        message, usage = choice.message, answer.usage
-        calls = tuple(
-            ToolCall(call.id, call.function.name, call.function.arguments)
-            for call in message.tool_calls or ()
-            if call.type == "function"
-        )
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        try:
+            message = choice["message"]
+            calls = tuple(
+                ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+                for call in message.get("tool_calls") or ()
+                if call.get("type", "function") == "function"
+            )
+            content = (message.get("content") or message.get("refusal") or "").strip()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BackendError(f"{self.model} answered with what is no chat completion") from error
         return Reply(
-            (message.content or message.refusal or "").strip(),
+            content,
             calls,
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-            cut=choice.finish_reason == "length",
+            usage.get("prompt_tokens", 0),
+            usage.get("completion_tokens", 0),
+            cut=choice.get("finish_reason") == "length",
         )
 
     def next_token(
@@ -240,10 +244,10 @@ class OpenAIBackend:
             further = {"continue_final_message": True, "add_generation_prompt": False}
         one = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_TOKENS}
         answer = self._ask(messages, tools=tools, further=further, **one)
-        given = answer.choices[0].logprobs
-        if given is None or not given.content or not given.content[0].top_logprobs:
+        given = (answer["choices"][0].get("logprobs") or {}).get("content")
+        if not given or not given[0].get("top_logprobs"):
             raise BackendError(f"{self.model} gave no token log-probabilities: draw samples")
-        return {token.token: math.exp(token.logprob) for token in given.content[0].top_logprobs}
+        return {token["token"]: math.exp(token["logprob"]) for token in given[0]["top_logprobs"]}
 
     def _ask(
         self,
@@ -252,23 +256,23 @@ class OpenAIBackend:
         tools: Sequence[dict[str, Any]],
         further: Mapping[str, Any] | None = None,
         **request: Any,
-    ) -> Any:
+    ) -> dict[str, Any]:
         from openai import APIError
 
-        # as extra fields: the client's own would walk through the schemas at every request
-        extra = dict(further or {})
+        body = {"model": self.model, "messages": list(messages), **request, **(further or {})}
         if tools:
-            extra |= {"tools": list(tools), "tool_choice": "auto"}
+            body |= {"tools": list(tools), "tool_choice": "auto"}
         try:
-            answer = self._client.chat.completions.create(
-                model=self.model, messages=cast(Any, list(messages)), extra_body=extra, **request
-            )
-        except APIError as error:
+            # not by the client's typed method: its walk through messages, schemas and answer
+            # takes more processor time than all the rest of a request
+            answer = json.loads(self._client.post("/chat/completions", cast_to=str, body=body))
+        except (APIError, ValueError) as error:
             where = self._client.base_url
             raise BackendError(f"{self.model} at {where} gave no reply: {error}") from error
-        if not getattr(answer, "choices", None):
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise BackendError(f"{self.model} answered without a choice")
-        return answer
+        return cast(dict[str, Any], answer)
 
 
 def shares_of(answers: Sequence[str], tokens: Mapping[str, float]) -> NDArray[np.float64] | None:

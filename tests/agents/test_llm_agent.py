@@ -262,6 +262,35 @@ def test_token_probabilities_are_read_off_the_first_token():
         scored([]).next_token([{"role": "user", "content": "?"}])
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>a proxy speaks</html>",
+        '{"choices": [',
+        "[]",
+        "{}",
+        '{"choices": null}',
+        '{"choices": []}',
+        '{"choices": [null]}',
+        '{"choices": [{}]}',
+        '{"choices": [{"message": "hello"}]}',
+        '{"choices": [{"message": {"content": ["hello"]}}]}',
+        '{"choices": [{"message": {"content": "", "tool_calls": [{"id": "1"}]}}]}',
+    ],
+)
+def test_what_is_no_chat_completion_is_told_as_the_servers_fault(body):
+    def answer(_):
+        return httpx.Response(200, headers={"content-type": "application/json"}, text=body)
+
+    backend = OpenAIBackend(
+        LOCAL, "m", credentialed=False, retries=0, transport=httpx.MockTransport(answer)
+    )
+    with pytest.raises(BackendError, match=r"^m "):
+        backend.complete([{"role": "user", "content": "?"}], [])
+    with pytest.raises(BackendError, match=r"^m "):
+        backend.next_token([{"role": "user", "content": "?"}])
+
+
 def test_credentialed_rows_follow_no_redirect():
     asked = []
 
