@@ -15,7 +15,7 @@ from tqdm import tqdm
 from agents.curriculum.config import CurriculumConfig
 from agents.curriculum.situations import logged_situations
 from agents.guideline import GuidelineAgent
-from agents.llm import LLMAgent, prompt
+from agents.llm import LLMAgent, assessment, prompt
 from agents.llm.backend import Message
 from agents.llm.teacher import COMPARE
 from sepsis_gym.actions import N_ACTIONS, decode_action, encode_action
@@ -38,8 +38,8 @@ def present(log: Trajectories, model: TransitionModel) -> list[Dialogue]:
     """A dialogue about each decision of the log: what its last line says; nothing is foretold."""
     told = []
     for here in logged_situations(log, model, progress="to read"):
-        said = [prompt.present_answer(here.info)]
-        messages = prompt.assessment_messages(here.info, here.past, [prompt.PRESENT], said)
+        said = [assessment.present_answer(here.info)]
+        messages = assessment.ask(here.info, here.past, [assessment.PRESENT], said)
         told.append((messages, list[dict[str, Any]]()))
     return told
 
@@ -52,10 +52,10 @@ def facts(log: Trajectories, model: TransitionModel, *, seed: int) -> list[Dialo
     """
     rng, told = np.random.default_rng(seed), list[Dialogue]()
     for here in logged_situations(log, model, progress="facts"):
-        truths = prompt.present_facts(here.info)
+        truths = assessment.present_facts(here.info)
         asked = list(truths)[rng.integers(len(truths))]
         said = [_yes_or_no(truths[asked])]
-        told.append((prompt.assessment_messages(here.info, here.past, [asked], said), []))
+        told.append((assessment.ask(here.info, here.past, [asked], said), []))
     return told
 
 
@@ -72,7 +72,7 @@ def dynamics(
     Args:
         log: The stays, whose next values and outcomes are the answers.
         model: World model that answers what would have been.
-        answers: Of each of :data:`agents.llm.prompt.QUESTIONS` [rows]: 1, 0, or NaN where it is
+        answers: Of each of :data:`agents.llm.assessment.QUESTIONS` [rows]: 1, 0, or NaN where it is
             not asked.
         most: Questions in a dialogue.
         seed: Of the choice and order of questions and treatments.
@@ -80,20 +80,20 @@ def dynamics(
     rng, told = np.random.default_rng(seed), list[Dialogue]()
     for here in logged_situations(log, model, progress="questions"):
         asked = [
-            (prompt.QUESTIONS[name], _yes_or_no(truth[here.row]))
+            (assessment.QUESTIONS[name], _yes_or_no(truth[here.row]))
             for name, truth in answers.items()
             if not np.isnan(truth[here.row])
         ]
         if rng.random() < _NEXT_STATE:
-            said = prompt.outcome_answer(here.info, here.following)
-            asked.append((prompt.outcome_question(here.action), said))
+            said = assessment.outcome_answer(here.info, here.following)
+            asked.append((assessment.outcome_question(here.action), said))
         if here.info["known"][_MAP] and rng.random() < _WHAT_IF:
             actions = rng.choice(N_ACTIONS, 2, replace=False)
-            said = prompt.choice_answer(here.simulator.simulate(actions))
-            asked.append((prompt.choice_question((int(actions[0]), int(actions[1]))), said))
+            said = assessment.choice_answer(here.simulator.simulate(actions))
+            asked.append((assessment.choice_question((int(actions[0]), int(actions[1]))), said))
         order = rng.permutation(len(asked))[:most]
         questions, said_to = zip(*(asked[at] for at in order), strict=True)
-        told.append((prompt.assessment_messages(here.info, here.past, questions, said_to), []))
+        told.append((assessment.ask(here.info, here.past, questions, said_to), []))
     return told
 
 

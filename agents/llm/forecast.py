@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from agents.llm import prompt
+from agents.llm import assessment, prompt
 from agents.llm.backend import ChatBackend, Message, shares_of
 from sepsis_gym.envs.replay import SepsisReplayEnv
 from sepsis_gym.trajectories import Trajectories
@@ -37,7 +37,7 @@ def questions(log: Trajectories, rows: Collection[int], question: str) -> list[l
     Args:
         log: The stays.
         rows: Ascending rows of decisions.
-        question: A key of :data:`agents.llm.prompt.QUESTIONS`.
+        question: A key of :data:`agents.llm.assessment.QUESTIONS`.
     """
     wanted, dialogues = set(rows), []
     env = SepsisReplayEnv(log)
@@ -49,9 +49,7 @@ def questions(log: Trajectories, rows: Collection[int], question: str) -> list[l
         past = prompt.Past()
         for row in range(int(log.offsets[position]), asked[-1] + 1):
             if row in wanted:
-                dialogues.append(
-                    prompt.assessment_messages(info, past, [prompt.QUESTIONS[question]])
-                )
+                dialogues.append(assessment.ask(info, past, [assessment.QUESTIONS[question]]))
             past.add(info)
             _, _, _, _, info = env.step(int(log.action[row]))
     return dialogues

@@ -23,26 +23,12 @@ LACTATE_HIGH_MMOL_L = 2.0
 MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
 """Earlier steps of the stay that are told one by one."""
-_YES_OR_NO = "Answer yes or no."
-QUESTIONS = {
-    "hospital_mortality": f"Will this patient die before leaving the hospital? {_YES_OR_NO}",
-    "vasopressor_24h": "No vasopressor is running. Will one be started within the next 24 hours? "
-    f"{_YES_OR_NO}",
-}
-PRESENT = "How is the patient now, and what is running?"
-_ASSESS = "You assess septic patients in intensive care for research. Answer in one line."
 OUTSIDE = "outside what the data cover"
 CALL_HEAD = '<tool_call>\n{"name": "prescription", "arguments": {"iv_fluid": '
 """A prescription as Hermes-format models write it, up to the fluid level."""
 CALL_MIDDLE = ', "vasopressor": '
 _MAP = FEATURE_INDEX["meanbp"]
-_TARGETS = (
-    ("meanbp", "MAP", MAP_TARGET_MMHG),
-    ("lactate", "lactate", LACTATE_HIGH_MMOL_L),
-)
-_SOFA_ASKED = 6
-"""About as many logged states lie above it as not."""
-_OUTCOMES = (
+OUTCOMES = (
     "meanbp",
     "heart_rate",
     "spo2",
@@ -192,10 +178,10 @@ class Past:
             return []
         told = [f"SOFA {self._sofa[0]} at first, highest {max(self._sofa)}"]
         if self._map:
-            told.append(f"lowest MAP {_number(min(self._map))} mmHg")
+            told.append(f"lowest MAP {rounded(min(self._map))} mmHg")
         if self._lactate:
             first, highest = self._lactate[0], max(self._lactate)
-            told.append(f"lactate {_number(first)} at first, highest {_number(highest)} mmol/L")
+            told.append(f"lactate {rounded(first)} at first, highest {rounded(highest)} mmol/L")
         told.append(f"fluid {self._fluid_ml:.0f} mL in all")
         told.append(
             f"vasopressor in {self._vasopressor_steps} steps, up to {self._highest_dose:.2f}"
@@ -226,7 +212,7 @@ def patient_message(info: Info, past: Past) -> str:
         if info["known"][index]:
             hours = info["age_hours"][index]
             when = f" ({hours:.0f} h ago)" if hours > 0 else _trend(index, past.last)
-            lines.append(f"- {feature.name} {_number(info['state'][index])} {feature.unit}{when}")
+            lines.append(f"- {feature.name} {rounded(info['state'][index])} {feature.unit}{when}")
     fluid_level, vasopressor_level = decode_action(info["previous_action"])
     lines.append(
         f"In short: {_known(info, 'meanbp', 'MAP')}, {_known(info, 'lactate', 'lactate')}, SOFA "
@@ -242,12 +228,12 @@ def _known(info: Info, name: str, said: str) -> str:
         return f"{said} not known"
     hours = info["age_hours"][at]
     when = f" ({hours:.0f} h ago)" if hours > 0 else ""
-    return f"{said} {_number(info['state'][at])} {FEATURES[at].unit}{when}"
+    return f"{said} {rounded(info['state'][at])} {FEATURES[at].unit}{when}"
 
 
 def _trend(index: int, last: Info | None) -> str:
-    told = last is not None and last["known"][index] and FEATURES[index].name in _OUTCOMES
-    return f" (was {_number(last['state'][index])})" if told and last else ""
+    told = last is not None and last["known"][index] and FEATURES[index].name in OUTCOMES
+    return f" (was {rounded(last['state'][index])})" if told and last else ""
 
 
 def level_messages(
@@ -263,96 +249,7 @@ def level_messages(
     return messages
 
 
-def assessment_messages(
-    info: Info, past: Past, questions: Sequence[str], answers: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """Asks about a state, each question after the answer to the one before it.
-
-    Args:
-        info: Of the environment.
-        past: Of the same stay.
-        questions: At least one.
-        answers: To all of them, or to all but the last.
-    """
-    told: list[dict[str, Any]] = [{"role": "system", "content": _ASSESS}]
-    patient = f"{patient_message(info, past)}\n\n"
-    for at, question in enumerate(questions):
-        told.append({"role": "user", "content": question if at else patient + question})
-        told += [{"role": "assistant", "content": answer} for answer in answers[at : at + 1]]
-    return told
-
-
-def present_answer(info: Info) -> str:
-    """What stands in the last line of the patient, and which side of the targets it is on."""
-    fluid_level, vasopressor_level = decode_action(info["previous_action"])
-    told = [_beside(info, *each) for each in _TARGETS]
-    told += [f"SOFA {info['sofa']}", f"fluid level {fluid_level}"]
-    return f"{'; '.join(told)}, vasopressor level {vasopressor_level}"
-
-
-def _beside(info: Info, name: str, said: str, target: float) -> str:
-    at = FEATURE_INDEX[name]
-    if not info["known"][at]:
-        return f"{said} not known"
-    shown = _number(info["state"][at])
-    side = "below" if float(shown) < target else "above" if float(shown) > target else "at"
-    return f"{said} {shown}, {side} {target:g}"
-
-
-def present_facts(info: Info) -> dict[str, bool]:
-    """Questions that the last line answers with yes or no, and whether it is yes."""
-    fluid_level, vasopressor_level = decode_action(info["previous_action"])
-    facts = {
-        f"Is SOFA above {_SOFA_ASKED}?": info["sofa"] > _SOFA_ASKED,
-        "Is fluid running?": fluid_level > 0,
-        "Is a vasopressor running?": vasopressor_level > 0,
-    }
-    for name, said, target in _TARGETS:
-        at = FEATURE_INDEX[name]
-        if info["known"][at]:
-            shown = float(_number(info["state"][at]))
-            facts[f"Is {said} above {target:g} {FEATURES[at].unit}?"] = shown > target
-    return {f"{question} {_YES_OR_NO}": bool(truth) for question, truth in facts.items()}
-
-
-def outcome_question(action: int) -> str:
-    """What a treatment will lead to."""
-    return f"{_treatment(action)} are given. How will the patient be after the step?"
-
-
-def outcome_answer(before: Info, after: Info) -> str:
-    """SOFA and what was measured after the step of what was known before, from then to now."""
-    told = [f"SOFA {before['sofa']} to {after['sofa']}"]
-    for name in _OUTCOMES:
-        at = FEATURE_INDEX[name]
-        if before["known"][at] and after["measured"][at]:
-            told.append(f"{name} {_number(before['state'][at])} to {_number(after['state'][at])}")
-    return "; ".join(told)
-
-
-def choice_question(actions: tuple[int, int]) -> str:
-    """What two treatments would lead to."""
-    first, second = map(_treatment, actions)
-    return f"Compare: A, {first}; B, {second}. Which leads to a higher MAP, which to less risk?"
-
-
-def choice_answer(simulation: Simulation) -> str:
-    """What became of the two candidates, and which is better."""
-    pressure, risk = simulation.values[:, _MAP], simulation.mortality_90d
-    told = [
-        f"{name}: meanbp {_number(pressure[k])}, 90-day risk {risk[k]:.0%}"
-        for k, name in enumerate("AB")
-    ]
-    higher, safer = "AB"[int(pressure.argmax())], "AB"[int(risk.argmin())]
-    return f"{'; '.join(told)}. Higher MAP: {higher}. Less risk: {safer}."
-
-
-def _treatment(action: int) -> str:
-    fluid_level, vasopressor_level = decode_action(action)
-    return f"fluid level {fluid_level} and vasopressor level {vasopressor_level}"
-
-
-def _number(value: SupportsFloat) -> str:
+def rounded(value: SupportsFloat) -> str:
     """Three significant digits, whole from 100 on."""
     number = float(value)
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
@@ -365,7 +262,7 @@ def _signed(change: SupportsFloat) -> str:
 
 def _line(info: Info) -> str:
     known = [
-        f"{name} {_number(info['state'][FEATURE_INDEX[name]])}"
+        f"{name} {rounded(info['state'][FEATURE_INDEX[name]])}"
         for name in ("meanbp", "lactate", "output_4hourly")
         if info["known"][FEATURE_INDEX[name]]
     ]
@@ -400,16 +297,16 @@ def simulation_message(
     for k, action in enumerate(actions):
         fluid_level, vasopressor_level = decode_action(action)
         after = {}
-        for name in _OUTCOMES:
+        for name in OUTCOMES:
             at = FEATURE_INDEX[name]
             if info["known"][at]:
                 change = values[k, at] - info["state"][at]
-                low, high = (_number(bound) for bound in spread[k, :, at])
-                told = f"{_number(values[k, at])} {FEATURES[at].unit} ({_signed(change)})"
+                low, high = (rounded(bound) for bound in spread[k, :, at])
+                told = f"{rounded(values[k, at])} {FEATURES[at].unit} ({_signed(change)})"
                 after[name] = f"{told}, {low} to {high}"
         doubt = float(simulation.epistemic[k])
         outside = support_limit is not None and doubt > support_limit
-        pressure = f"MAP {_number(values[k, _MAP])}, " if info["known"][_MAP] else ""
+        pressure = f"MAP {rounded(values[k, _MAP])}, " if info["known"][_MAP] else ""
         short.append(
             f"fluid {fluid_level}, vasopressor {vasopressor_level}: {pressure}90-day risk "
             f"{simulation.mortality_90d[k]:.1%}{', ' + OUTSIDE if outside else ''}"

@@ -34,6 +34,7 @@ from agents.curriculum.tiny import make_tokenizer, plain_tokenizer, write_tiny
 from agents.curriculum.train import in_order, learn_texts, load, reinforce
 from agents.llm import LLMAgent, Reply, TeacherAgent
 from agents.llm import prompt as prompts
+from agents.llm.assessment import QUESTIONS
 from agents.llm.dialogue import encode, render
 from agents.llm.local import read_tool_calls
 from sepsis_gym.actions import decode_action
@@ -166,7 +167,7 @@ def test_questions_have_the_logs_answers(log, model):
         assert not tools
         for asked, answer in zip(messages[1::2], messages[2::2], strict=True):
             question = asked["content"].rpartition("\n\n")[2]
-            if question == prompts.QUESTIONS["hospital_mortality"]:
+            if question == QUESTIONS["hospital_mortality"]:
                 kinds["yes"] += answer["content"] == "yes"
             elif question.startswith("Compare"):
                 kinds["compare"] += "Higher MAP: " in answer["content"]

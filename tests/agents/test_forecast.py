@@ -3,6 +3,7 @@ import pytest
 
 from agents.llm import forecast
 from agents.llm import prompt as prompts
+from agents.llm.assessment import QUESTIONS
 from agents.llm.backend import Reply
 from sepsis_gym.envs import SepsisReplayEnv
 
@@ -73,7 +74,7 @@ def test_a_question_tells_what_the_agent_would_see_and_nothing_later(trajectorie
     content = late[1]["content"]
     assert content.startswith(prompts.patient_message(info, past))
     assert content.endswith("Answer yes or no.")
-    assert prompts.QUESTIONS["vasopressor_24h"] in content
+    assert QUESTIONS["vasopressor_24h"] in content
     assert "earlier steps" not in early[1]["content"]
 
 

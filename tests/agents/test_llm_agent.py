@@ -335,7 +335,7 @@ def test_credentialed_rows_pass_no_proxy_of_the_environment(monkeypatch):
 
 
 def test_large_values_are_written_out():
-    assert [prompts._number(x) for x in (0.37, 7.36, 12000, -4.25)] == [
+    assert [prompts.rounded(x) for x in (0.37, 7.36, 12000, -4.25)] == [
         "0.37",
         "7.36",
         "12000",
