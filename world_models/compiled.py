@@ -17,6 +17,7 @@ from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
 from sepsis_gym.patients import OBSERVATION_SIZE, OBSERVATION_SLICES, Patients
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.sofa import CUT_TABLE, organ_points, scored_inputs
+from world_models.compiled_starts import CompiledStarts
 from world_models.forward import N_OWN, N_SHARED, RISK, NumpyForward, PackedWeights
 from world_models.inputs import (
     AGE_SCALE_HOURS,
@@ -25,6 +26,7 @@ from world_models.inputs import (
     N_INPUTS,
     VASOPRESSOR_SCALE,
 )
+from world_models.start_states import StartStates
 
 _Floats = NDArray[np.float32]
 _N, _STATIC = N_FEATURES, 3 * N_FEATURES + 4
@@ -60,7 +62,11 @@ class CompiledStep:
     """The compiled step over one model's weights."""
 
     def __init__(
-        self, packed: PackedWeights, preprocessing: Preprocessing, noise_factor: _Floats
+        self,
+        packed: PackedWeights,
+        preprocessing: Preprocessing,
+        noise_factor: _Floats,
+        starts: StartStates,
     ) -> None:
         """Lays out the feature table: a row for each of ``_MEAN`` to ``_FILL_Z``."""
         members, size = packed.candidate_bias.shape
@@ -86,6 +92,13 @@ class CompiledStep:
         )
         self._tables = (table, factors, *CUT_TABLE)
         self._preprocessing = preprocessing
+        self._starts = CompiledStarts(starts, preprocessing)
+
+    def start(self, n: int, rng: np.random.Generator, memory: _Floats) -> Patients:
+        """Draws n patients, who get this ``memory``."""
+        patients = self._starts.draw(n, rng, memory)
+        self.note(patients)
+        return patients
 
     def note(self, patients: Patients) -> None:
         """Works out what is going to be asked about new patients."""

@@ -98,13 +98,14 @@ class ClinicalWorldModel:
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""
-        patients = self.start_states.draw(n, self.preprocessing, rng)
         memory = np.zeros((n, self.members, self.hidden + 1), np.float32)
+        if self._compiled is None:
+            drawn = self.start_states.draw(n, self.preprocessing, rng)
+            patients = replace(drawn, memory=memory)
+        else:
+            patients = self._compiled.start(n, rng, memory)
         memory[np.arange(n), rng.integers(self.members, size=n), -1] = 1.0
-        started = replace(patients, memory=memory)
-        if self._compiled is not None:
-            self._compiled.note(started)
-        return started
+        return patients
 
     def step(
         self,
@@ -147,7 +148,7 @@ class ClinicalWorldModel:
             from world_models.compiled import CompiledStep
         except (ImportError, RuntimeError):  # or nowhere to keep what it compiles
             return None
-        return CompiledStep(self._packed, self.preprocessing, self.noise_factor)
+        return CompiledStep(self._packed, self.preprocessing, self.noise_factor, self.start_states)
 
     def _owned(self, patients: Patients, rng: np.random.Generator) -> Patients:
         """The patients, once the logged, who belong to no member yet, have drawn one."""

@@ -21,19 +21,19 @@ from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
 _NORMAL = NormalDist()
-_NODES = np.linspace(_NORMAL.inv_cdf(0.005), _NORMAL.inv_cdf(0.995), 65)
-_LEVELS = np.array([_NORMAL.cdf(node) for node in _NODES])
+NODES = np.linspace(_NORMAL.inv_cdf(0.005), _NORMAL.inv_cdf(0.995), 65)
+_LEVELS = np.array([_NORMAL.cdf(node) for node in NODES])
 _FEWEST_KNOWN = 20
 _LEFT_OUT = 5
 """Patients beyond each end of a quantile grid, so that no single one's extreme is stored."""
 _SHRINKAGE_STAYS = 20.0
 _LARGEST_CORRELATION = 0.95
-_AMOUNTS = N_FEATURES + 4  # features, fluid, norepinephrine equivalent, age, Charlson
+N_AMOUNTS = N_FEATURES + 4  # features, fluid, norepinephrine equivalent, age, Charlson
 _FLAGS = N_FEATURES + 4  # the same first 41 known or not, male, ventilated
-_N = _AMOUNTS + _FLAGS
-_OPTIONAL = N_FEATURES + 2  # amounts that have a flag of their own
-_WHOLE = slice(FEATURE_NAMES.index("gcs_eye"), FEATURE_NAMES.index("gcs_motor") + 1), _AMOUNTS - 1
-_FIRST_NODE = len(_NODES) * np.arange(_AMOUNTS)
+_N = N_AMOUNTS + _FLAGS
+N_OPTIONAL = N_FEATURES + 2  # amounts that have a flag of their own
+WHOLE = slice(FEATURE_NAMES.index("gcs_eye"), FEATURE_NAMES.index("gcs_motor") + 1), N_AMOUNTS - 1
+_FIRST_NODE = len(NODES) * np.arange(N_AMOUNTS)
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class StartStates:
         shown = trajectories.preprocessing.known(first.age)
         known = np.concatenate([shown, extra[:, :2] > 0, extra[:, 2:] >= 0], axis=1)
         known[:, known.sum(0) < _FEWEST_KNOWN] = False
-        optional = known[:, :_OPTIONAL]
+        optional = known[:, :N_OPTIONAL]
         flags = np.column_stack([optional, first.static[:, 1] > 0, first.ventilated])
-        quantiles = np.zeros((_AMOUNTS, len(_NODES)), np.float32)
+        quantiles = np.zeros((N_AMOUNTS, len(NODES)), np.float32)
         for column in np.flatnonzero(known.any(0)):
             values = amounts[known[:, column], column]
             edge = _LEFT_OUT / len(values)
@@ -84,13 +84,13 @@ class StartStates:
 
     def draw(self, n: int, preprocessing: Preprocessing, rng: np.random.Generator) -> Patients:
         """Draws n patients, with an empty memory."""
-        scores = rng.standard_normal((n, _N), dtype=np.float32) @ self.factor.T
-        amounts = self._amounts(scores[:, :_AMOUNTS])
-        flags = scores[:, _AMOUNTS:] > self.threshold
-        younger = rng.random((n, N_FEATURES, 1)) > self.younger
+        scores, chance = self.luck(n, rng)
+        amounts = self._amounts(scores[:, :N_AMOUNTS])
+        flags = scores[:, N_AMOUNTS:] > self.threshold
+        younger = chance > self.younger
         age = np.add.reduce(younger, -1, dtype=np.int16)
         age[~flags[:, :N_FEATURES]] = NEVER
-        doses = amounts[:, N_FEATURES:_OPTIONAL] * flags[:, N_FEATURES:_OPTIONAL]
+        doses = amounts[:, N_FEATURES:N_OPTIONAL] * flags[:, N_FEATURES:N_OPTIONAL]
         static = amounts[:, -3:].copy()
         static[:, 0], static[:, 1] = amounts[:, -2], flags[:, -2]
         return Patients(
@@ -104,22 +104,29 @@ class StartStates:
             memory=np.zeros((n, 0), np.float32),
         )
 
+    def luck(
+        self, n: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """[n, 86] normal scores that go together, [n, 39, 1] uniform draws of the values' ages."""
+        scores = rng.standard_normal((n, _N), dtype=np.float32) @ self.factor.T
+        return scores, rng.random((n, N_FEATURES, 1))
+
     def _amounts(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """[n, 43] amounts at these normal scores, straight lines between the quantiles."""
-        last = len(_NODES) - 1
-        place = (scores - np.float32(_NODES[0])) * np.float32(last / (_NODES[-1] - _NODES[0]))
+        last = len(NODES) - 1
+        place = (scores - np.float32(NODES[0])) * np.float32(last / (NODES[-1] - NODES[0]))
         np.minimum(np.maximum(place, 0, out=place), last, out=place)
         below = place.astype(np.int64)
         place -= below
         below += _FIRST_NODE
         amounts = self.quantiles.take(below)
-        amounts += place * self._rises.take(below)
-        for whole in _WHOLE:
+        amounts += place * self.rises.take(below)
+        for whole in WHOLE:
             np.rint(amounts[:, whole], out=amounts[:, whole])
         return amounts
 
     @cached_property
-    def _rises(self) -> NDArray[np.float32]:
+    def rises(self) -> NDArray[np.float32]:
         """[43, 65] from each quantile to the next; none from the last."""
         return np.diff(self.quantiles, append=self.quantiles[:, -1:])
 
@@ -137,20 +144,20 @@ def _factor(
     counted = np.concatenate([known, np.ones(flags.shape, bool)], axis=1)
     share = np.clip(flags.mean(0), 1e-6, 1 - 1e-6)
     spread = np.sqrt(share * (1 - share))
-    scores[:, _AMOUNTS:] = (flags - share) / spread
+    scores[:, N_AMOUNTS:] = (flags - share) / spread
     for column in np.flatnonzero(known.any(0)):
         values = amounts[known[:, column], column]
         ordered = np.sort(values)
         middle = np.searchsorted(ordered, values) + np.searchsorted(ordered, values, "right")
         level = middle / (2 * len(values))  # ties share the middle of their ranks
-        score = np.interp(level, _LEVELS, _NODES)
+        score = np.interp(level, _LEVELS, NODES)
         scores[known[:, column], column] = score - score.mean()
     both = counted.T.astype(float) @ counted
     size = (scores**2).T @ counted
     correlation = scores.T @ scores / np.sqrt(np.maximum(size * size.T, 1e-12))
     correlation *= both / (both + _SHRINKAGE_STAYS)
     density = np.array([_NORMAL.pdf(_NORMAL.inv_cdf(1 - float(one))) for one in share])
-    weakened = np.concatenate([np.ones(_AMOUNTS), np.maximum(density / spread, 0.3)])
+    weakened = np.concatenate([np.ones(N_AMOUNTS), np.maximum(density / spread, 0.3)])
     correlation /= weakened[:, None] * weakened
     correlation = np.clip(correlation, -_LARGEST_CORRELATION, _LARGEST_CORRELATION)
     np.fill_diagonal(correlation, 1.0)

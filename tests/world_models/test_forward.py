@@ -100,6 +100,17 @@ def test_the_compiled_step_is_the_numpy_step(model, n):
     assert ends == {0, 1, 2}
 
 
+@pytest.mark.parametrize("n", [1, 400])
+def test_the_compiled_draw_of_first_states_is_the_numpy_draw(model, n):
+    pytest.importorskip("numba", reason="the fast extra is not installed")
+    plain = model.start_states.draw(n, model.preprocessing, np.random.default_rng(n))
+    drawn = model._compiled.start(n, np.random.default_rng(n), plain.memory)
+    for name, expected in vars(plain).items():
+        if not name.startswith("_"):
+            np.testing.assert_array_equal(getattr(drawn, name), expected, name, strict=True)
+    checked(drawn, model.preprocessing, atol=1e-4)
+
+
 def test_episodes_are_the_same_with_and_without_the_compiled_step(model):
     pytest.importorskip("numba", reason="the fast extra is not installed")
     plain = load_world_model("default")
