@@ -27,6 +27,9 @@ class PlanningAgent(BatchPolicy):
     risk when the look ahead ends, less a charge for the model's doubt. The model takes each
     observation as a patient's first, so that many patients can be asked about at once.
 
+    With ``depth`` above 1 the actions after the first are searched as well, all that are within
+    reach: a tree search over the model's expected course.
+
     Source: Tesauro & Galperin 1996 (rollouts of a base policy, here of the model's expected
         course); the charge is that of Yu et al. 2020 (MOPO).
     """
@@ -36,6 +39,7 @@ class PlanningAgent(BatchPolicy):
         model: ModelLike = "default",
         *,
         horizon: int = 3,
+        depth: int = 1,
         reach: int = 1,
         penalty: float = 20.0,
     ) -> None:
@@ -44,6 +48,8 @@ class PlanningAgent(BatchPolicy):
         Args:
             model: The world model, its name or its folder.
             horizon: Steps it looks ahead.
+            depth: Steps of them whose action is searched; the guideline gives the rest. The time
+                it takes grows with the number of actions within reach to this power.
             reach: Levels of either drug by which it may differ from the guideline; 4 allows all.
             penalty: Charged per unit of the ensemble's disagreement.
 
@@ -51,58 +57,76 @@ class PlanningAgent(BatchPolicy):
             ConfigError: A setting is outside what it may be.
         """
         super().__init__()
-        if horizon < 1 or not 0 <= reach < N_LEVELS or penalty < 0:
+        if not 1 <= depth <= horizon or not 0 <= reach < N_LEVELS or penalty < 0:
             raise ConfigError(
-                "horizon must be 1 or more, reach 0 to 4, penalty 0 or more; got "
-                f"{horizon}, {reach}, {penalty}"
+                "depth must be 1 or more, horizon not less, reach 0 to 4, penalty 0 or more; got "
+                f"{depth}, {horizon}, {reach}, {penalty}"
             )
         self.model: TransitionModel = resolve_model(model)
         self.preprocessing = self._scales = self.model.preprocessing
         self._guideline = GuidelineAgent(self._scales)
-        self._settings = {"horizon": horizon, "reach": reach, "penalty": penalty}
+        self._settings = {"horizon": horizon, "depth": depth, "reach": reach, "penalty": penalty}
         self._name = model
-        self.horizon, self.reach, self.penalty = horizon, reach, penalty
+        self.horizon, self.depth, self.reach, self.penalty = horizon, depth, reach, penalty
 
     def batch_probabilities(self, observations: NDArray[np.float32]) -> _Floats:
         """One-hot action probabilities [n, 25] of observations [n, 107]."""
-        starts = range(0, len(observations), _AT_ONCE)
-        chosen = [self._choose(observations[at : at + _AT_ONCE]) for at in starts]
-        return one_hot(np.concatenate(chosen)) if chosen else np.zeros((0, N_ACTIONS))
-
-    def _choose(self, observations: NDArray[np.float32]) -> NDArray[np.int64]:
-        of_all = np.stack(decode_action(np.arange(N_ACTIONS)), axis=1)
-        usual = of_all[self._guideline.choose(observations)]
-        within = np.abs(of_all[None] - usual[:, None]).max(-1) <= self.reach
-        row, action = np.nonzero(within)
-        patients = decode_observation(observations, self._scales).take(row)
-        value = np.full(within.shape, -np.inf)
-        value[row, action] = self.value(patients, action)
-        return value.argmax(1)
+        if not len(observations):
+            return np.zeros((0, N_ACTIONS))
+        within_reach = min(2 * self.reach + 1, N_LEVELS) ** 2
+        at_once = max(1, _AT_ONCE // within_reach ** (self.depth - 1))
+        chosen = [
+            self._best(decode_observation(some, self._scales), self.horizon, self.depth)[0]
+            for some in np.split(observations, range(at_once, len(observations), at_once))
+        ]
+        return one_hot(np.concatenate(chosen))
 
     def value(self, patients: Patients, action: NDArray[np.int64]) -> _Floats:
-        """Expected return of an action for each of k patients, the guideline followed after it.
+        """Expected return of an action for each of k patients.
 
         Args:
             patients: k states.
             action: [k] action ids.
         """
+        return self._value(patients, action, self.horizon, self.depth)
+
+    def _best(
+        self, patients: Patients, horizon: int, depth: int
+    ) -> tuple[NDArray[np.int64], _Floats]:
+        """[k] the best action within reach of the guideline's, and what it is worth."""
+        of_all = np.stack(decode_action(np.arange(N_ACTIONS)), axis=1)
+        usual = of_all[self._usual(patients)]
+        within = np.abs(of_all[None] - usual[:, None]).max(-1) <= self.reach
+        row, action = np.nonzero(within)
+        value = np.full(within.shape, -np.inf)
+        value[row, action] = self._value(patients.take(row), action, horizon, depth)
+        return value.argmax(1), value.max(1)
+
+    def _usual(self, patients: Patients) -> NDArray[np.int64]:
+        return self._guideline.choose(encode_observation(patients, self._scales))
+
+    def _value(
+        self, patients: Patients, action: NDArray[np.int64], horizon: int, depth: int
+    ) -> _Floats:
+        """[k] expected return of an action over so many steps, of which ``depth`` are searched."""
         reward, scales = RewardConfig(), self._scales
-        total, here = np.zeros(len(patients)), np.ones(len(patients))
-        for ahead in range(self.horizon):
-            if ahead:
-                action = self._guideline.choose(encode_observation(patients, scales))
-            seen = self.model.simulate(patients, *scales.action_bins.doses(action))
-            over = patients.step + 1 >= scales.max_steps
-            ends = np.where(over, 1.0, seen.died + seen.discharged)
-            total += here * ((1 - ends) * self._within(patients, seen, reward))
-            judged = over | (ahead == self.horizon - 1)
-            dead = np.where(judged, seen.mortality_90d, _dead_of_ended(seen))
-            total += here * np.where(judged, 1.0, ends) * reward.survived
-            total += here * dead * (reward.died - reward.survived)
-            total -= here * self.penalty * seen.epistemic
-            here = here * (1 - ends)
-            patients = _moved(patients, seen)
-        return total
+        seen = self.model.simulate(patients, *scales.action_bins.doses(action))
+        over = patients.step + 1 >= scales.max_steps
+        ends = np.where(over, 1.0, seen.died + seen.discharged)
+        judged = over | (horizon == 1)
+        dead = np.where(judged, seen.mortality_90d, _dead_of_ended(seen))
+        total = (1 - ends) * self._within(patients, seen, reward)
+        total += np.where(judged, 1.0, ends) * reward.survived
+        total += dead * (reward.died - reward.survived)
+        total -= self.penalty * seen.epistemic
+        if horizon > 1:
+            following = _moved(patients, seen)
+            if depth > 1:
+                later = self._best(following, horizon - 1, depth - 1)[1]
+            else:
+                later = self._value(following, self._usual(following), horizon - 1, 1)
+            total += (1 - ends) * later
+        return np.asarray(total, np.float64)
 
     def _within(self, patients: Patients, seen: Simulation, reward: RewardConfig) -> _Floats:
         """[k] reward of the step for those who stay."""

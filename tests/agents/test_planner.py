@@ -41,6 +41,16 @@ class Preferring:
         )
 
 
+class PreferringTwice(Preferring):
+    """A world model in which only the best dose given twice running helps."""
+
+    def simulate(self, patients, fluid_ml, norepinephrine_equivalent):
+        told = super().simulate(patients, fluid_ml, norepinephrine_equivalent)
+        again = patients.previous_action(self.preprocessing) == self.best
+        risk = np.where(again, told.mortality_90d, 0.4).astype(np.float32)
+        return replace(told, mortality_90d=risk)
+
+
 @pytest.fixture
 def seen(toy_model):
     patients = toy_model.start(40, np.random.default_rng(0))
@@ -66,6 +76,24 @@ def test_looking_ahead_stays_near_the_guideline(toy_model, seen):
     assert np.array_equal(np.stack(decode_action(held.batch_probabilities(seen).argmax(1))), usual)
 
 
+def test_a_search_two_steps_deep_finds_what_takes_two_steps(toy_model, seen):
+    model = PreferringTwice(toy_model, 13)
+    short, deep = (PlanningAgent(model, horizon=2, depth=d, reach=4) for d in (1, 2))
+    assert np.all(deep.batch_probabilities(seen)[:, 13])
+    assert not np.all(short.batch_probabilities(seen)[:, 13])
+
+
+def test_a_deeper_search_never_expects_less():
+    agents = [PlanningAgent(horizon=3, depth=depth) for depth in (1, 2, 3)]
+    patients = agents[0].model.start(12, np.random.default_rng(3))
+    action = np.arange(12)
+    values = [agent.value(patients, action) for agent in agents]
+    assert np.all(np.diff(values, axis=0) >= -1e-5)
+    assert np.any(np.diff(values, axis=0) > 0.01, axis=1).all()
+    bound = PlanningAgent(horizon=3, depth=3, reach=0).value(patients, action)
+    np.testing.assert_allclose(bound, values[0], atol=1e-4)
+
+
 def test_planners_plan_in_the_shipped_model_whatever_the_batch_and_survive_the_disk(tmp_path):
     for name in ("greedy", "lookahead"):
         agent = make_agent(name)
@@ -79,8 +107,9 @@ def test_planners_plan_in_the_shipped_model_whatever_the_batch_and_survive_the_d
         assert np.array_equal(again.batch_probabilities(seen), chosen)
         told = json.loads((tmp_path / name / "agent.json").read_text())["provenance"]
         assert told == {"world_model_sha256": agent.model.digest}
-    with pytest.raises(ConfigError, match="horizon must be 1"):
-        make_agent("lookahead", horizon=0)
+    for wrong in ({"horizon": 0}, {"depth": 0}, {"horizon": 2, "depth": 3}):
+        with pytest.raises(ConfigError, match="depth must be 1 or more, horizon not less"):
+            make_agent("lookahead", **wrong)
 
 
 def test_many_patients_under_a_dose_each_are_what_each_would_be_alone():
