@@ -81,13 +81,16 @@ class PpoConfig(OnlineConfig):
         rollout_steps: Steps of each patient between two rounds of updates.
         n_epochs: Passes over them.
         entropy: Weight of the entropy bonus.
+        greedy: Whether the trained agent takes its likeliest action, or draws as it did to explore.
 
     Source: Schulman et al. 2017, "Proximal policy optimization algorithms".
     """
 
+    n_steps: int = 2_400_000
     rollout_steps: int = 32
-    n_epochs: int = 10
+    n_epochs: int = 4
     entropy: float = 0.003
+    greedy: bool = True
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -104,6 +107,7 @@ class RecurrentPpoConfig(PpoConfig):
         lstm_units: Width of the recurrent layer.
     """
 
+    n_steps: int = 450_000
     lstm_units: int = 128
 
     def __post_init__(self) -> None:
@@ -179,7 +183,7 @@ class OnlineAgent(StoredPolicy):
 
 
 class PpoAgent(OnlineAgent, TrainedPolicy):
-    """Draws from the policy that proximal policy optimisation found."""
+    """The policy that proximal policy optimisation found."""
 
     config_type: ClassVar[type] = PpoConfig
 
@@ -190,7 +194,7 @@ class PpoAgent(OnlineAgent, TrainedPolicy):
     def _algorithm(cls, config: PpoConfig, env: Any) -> Any:
         from stable_baselines3 import PPO
 
-        return PPO("MlpPolicy", env, **_ppo_settings(config))
+        return _annealed(PPO("MlpPolicy", env, **_ppo_settings(config)), config)
 
     @classmethod
     def _weights(cls, policy: Any) -> dict[str, NDArray[np.float32]]:
@@ -198,7 +202,7 @@ class PpoAgent(OnlineAgent, TrainedPolicy):
 
     def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """Action probabilities [n, 25] of observations [n, 107]."""
-        return softmax(self._network(observations))
+        return _probabilities(self._network(observations), self.config)
 
 
 class RecurrentPpoAgent(OnlineAgent):
@@ -222,7 +226,7 @@ class RecurrentPpoAgent(OnlineAgent):
 
         settings = _ppo_settings(config)
         settings["policy_kwargs"] |= {"lstm_hidden_size": config.lstm_units}
-        return RecurrentPPO("MlpLstmPolicy", env, **settings)
+        return _annealed(RecurrentPPO("MlpLstmPolicy", env, **settings), config)
 
     @classmethod
     def _weights(cls, policy: Any) -> dict[str, NDArray[np.float32]]:
@@ -241,7 +245,7 @@ class RecurrentPpoAgent(OnlineAgent):
         if info["step"] != self._step:
             self._step, self._before = info["step"], self._memory
         self._memory = self._lstm(observation[None], self._before)
-        return softmax(self._network(self._memory[0]))[0]
+        return _probabilities(self._network(self._memory[0]), self.config)[0]
 
 
 class OnlineDqnAgent(OnlineAgent, TrainedPolicy):
@@ -329,6 +333,16 @@ def _dqn_settings(config: OnlineDqnConfig) -> dict[str, Any]:
     }
 
 
+def _annealed(algorithm: Any, config: PpoConfig) -> Any:
+    """Lets the step size fall to 0 over the whole training; SB3 would over each stretch."""
+
+    def rate(_: float) -> float:
+        return config.learning_rate * max(0.0, 1 - algorithm.num_timesteps / config.n_steps)
+
+    algorithm.lr_schedule = rate
+    return algorithm
+
+
 def _exploring(algorithm: Any, config: OnlineDqnConfig) -> Any:
     """Phases random decisions out over the whole training; SB3 would over each stretch."""
     over = config.exploration_share * config.n_steps
@@ -355,6 +369,10 @@ def _shared_settings(config: OnlineConfig) -> dict[str, Any]:
         "stats_window_size": 1000,
         "device": "cpu",
     }
+
+
+def _probabilities(logits: NDArray[np.floating], config: PpoConfig) -> NDArray[np.float64]:
+    return one_hot(logits.argmax(axis=1)) if config.greedy else softmax(logits)
 
 
 def _actor(policy: Any) -> Network:

@@ -140,7 +140,7 @@ TINY = CurriculumConfig(
         500, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3
     ),
     sft=SupervisedConfig(400, widening_steps=400, batch_size=48, at_once=48, learning_rate=1e-3),
-    bc=SupervisedConfig(600, widening_steps=450, batch_size=16, at_once=16, learning_rate=2e-3),
+    bc=SupervisedConfig(1000, widening_steps=750, batch_size=16, at_once=16, learning_rate=2e-3),
     rl=ReinforcementConfig(steps=40, at_once=64, learning_rate=3e-4),
     facts_share=0.5,
     lora_rank=None,

@@ -1,13 +1,15 @@
 """The online learners on a task whose best action is known, and in the shipped world model."""
 
 import random
+from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from agents import agent_digest, load_agent, train_agent
-from agents.online import OnlineDqnConfig, PpoConfig, RecurrentPpoConfig
+from agents.online import OnlineDqnConfig, PpoConfig, RecurrentPpoConfig, _annealed
 from agents.registry import _agent_class
 from sepsis_gym.agent import BatchAgent, run_episode
 from sepsis_gym.envs import SepsisEnv, SepsisVectorEnv
@@ -30,9 +32,17 @@ LEARNING = {
     "qrdqn": OnlineDqnConfig(**SMALL, n_steps=2000, learning_rate=3e-3, learning_starts=500),
 }
 QUICK = {
-    "ppo": PpoConfig(**SMALL, n_steps=768, check_interval=256, rollout_steps=8, n_epochs=2),
+    "ppo": PpoConfig(
+        **SMALL, n_steps=768, check_interval=256, rollout_steps=8, n_epochs=2, greedy=False
+    ),
     "recurrent_ppo": RecurrentPpoConfig(
-        **SMALL, n_steps=256, check_interval=128, rollout_steps=8, n_epochs=1, lstm_units=8
+        **SMALL,
+        n_steps=256,
+        check_interval=128,
+        rollout_steps=8,
+        n_epochs=1,
+        lstm_units=8,
+        greedy=False,
     ),
     "online_dqn": OnlineDqnConfig(
         **SMALL, n_steps=768, check_interval=256, learning_starts=64, target_update_interval=64
@@ -116,6 +126,17 @@ def test_acts_by_its_probabilities(rigged, trajectories, name):
     assert drawn / 4000 == pytest.approx(probabilities, abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["ppo", "recurrent_ppo"])
+def test_greedy_ppo_takes_what_it_would_draw_most_often(rigged, trajectories, name):
+    drawing, greedy = (
+        train_agent(name, trajectories, config=replace(QUICK[name], greedy=greedy))
+        for greedy in (False, True)
+    )
+    shown = trajectories.observations()[:20]
+    expected = np.eye(25)[asked(drawing, shown).argmax(1)]
+    assert np.array_equal(asked(greedy, shown), expected)
+
+
 def test_memory_is_of_the_stay(rigged, trajectories, toy_model):
     agent = train_agent("recurrent_ppo", trajectories, config=QUICK["recurrent_ppo"])
     shown = trajectories.observations()[:5]
@@ -185,6 +206,16 @@ def test_a_world_model_of_other_data_is_refused(trajectories):
         ConfigError, match=r"'default' was made for other data .* world-model train"
     ):
         train_agent("ppo", trajectories, config=QUICK["ppo"])
+
+
+def test_the_step_size_of_ppo_falls_over_the_whole_training_not_over_each_stretch():
+    config, algorithm = PpoConfig(n_steps=1000, learning_rate=0.5), SimpleNamespace()
+    _annealed(algorithm, config)
+    rates = []
+    for done in (0, 500, 1000, 1024):  # the last rollout may end beyond the steps
+        algorithm.num_timesteps = done
+        rates.append(algorithm.lr_schedule(0.9))  # what SB3 thinks of its progress is not asked
+    assert rates == [0.5, 0.25, 0, 0]
 
 
 @pytest.mark.parametrize(
