@@ -45,6 +45,7 @@ _LEAST_SCALE = np.float32(0.02)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
 _GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
 _SHOWN_STATIC = OBSERVATION_SLICES["static"]
+_FIRST_STATIC = _SHOWN_STATIC.start
 _SHOWN_ACTION = OBSERVATION_SLICES["previous_action"]
 _TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
@@ -91,6 +92,7 @@ class CompiledStep:
             np.float32,
         )
         self._tables = (table, factors, *CUT_TABLE)
+        self._static = np.array([preprocessing.static_mean, preprocessing.static_scale], np.float32)
         self._preprocessing = preprocessing
         self._starts = CompiledStarts(starts, preprocessing)
 
@@ -102,15 +104,15 @@ class CompiledStep:
 
     def note(self, patients: Patients) -> None:
         """Works out what is going to be asked about new patients."""
-        preprocessing, n = self._preprocessing, len(patients)
-        known, sofa = patients.known(preprocessing), np.empty(n, np.int8)
+        n = len(patients)
+        known, sofa = np.empty((n, N_FEATURES), np.bool_), np.empty(n, np.int8)
         shown = np.zeros((n, OBSERVATION_SIZE), np.float32)
-        shown[:, _SHOWN_STATIC] = preprocessing.standardize_static(patients.static)
         _tell_all(
-            *self._tables, patients.values, patients.age, patients.ventilated,
-            patients.previous_norepinephrine_equivalent, patients.step, known, shown, sofa,
+            *self._tables, self._static, patients.values, patients.age, patients.ventilated,
+            patients.static, patients.previous_norepinephrine_equivalent, patients.step,
+            known, shown, sofa,
         )  # fmt: skip
-        patients.note(preprocessing, sofa=sofa, shown=shown)
+        patients.note(self._preprocessing, known=known, sofa=sofa, shown=shown)
 
     def empty(self, patients: Patients) -> tuple[NDArray[Any], ...]:
         """Arrays for the step of n patients; their memory is in place, the rest to be filled.
@@ -332,18 +334,21 @@ def _sofa(rule, values, known, known_too, ventilated, dose, seen, passed):  # ty
 
 @njit(**_OPTIONS)
 def _tell_all(  # type: ignore[no-untyped-def]
-    table, factors, cut_at, if_unknown, sign, below,
-    values, age, ventilated, dose, step, known, shown, sofa,
+    table, factors, cut_at, if_unknown, sign, below, scale_static,
+    values, age, ventilated, static, dose, step, known, shown, sofa,
 ):  # fmt: skip
-    """The observation, all but statics and previous action, and SOFA of states."""
+    """What is known, the observation, all but the previous action, and SOFA of states."""
     rule = (cut_at, if_unknown, sign, below)
     seen, passed = np.empty(_N, np.float32), np.empty(len(sign), np.int64)
     for at in range(len(values)):
         for i in range(_N):
             space = math.log1p(values[at, i]) if table[_LOG, i] else values[at, i]
             shown[at, i] = (space - table[_MEAN, i]) / table[_SCALE, i]
+            known[at, i] = age[at, i] <= table[_HOLD, i]
         for i in range(_N - 1):
             shown[at, _N + i] = age[at, i] == 0
+        for i in range(3):
+            shown[at, _FIRST_STATIC + i] = (static[at, i] - scale_static[0, i]) / scale_static[1, i]
         shown[at, _TUBE] = ventilated[at]
         shown[at, -1] = np.float32(step[at]) * factors[3]
         sofa[at] = _sofa(

@@ -175,9 +175,11 @@ class NumpyForward:
             return np.matmul(seen, w[member], out=arrays.own)
         seen[:, :size] = head[np.arange(len(own)), own]
         order = own.argsort(kind="stable")
-        ends = np.bincount(own, minlength=self.members).cumsum()[:-1]
-        parts = zip(np.split(seen.take(order, 0), ends), w, strict=True)
-        arrays.own[order] = np.concatenate([part @ weight for part, weight in parts])
+        ends = np.bincount(own, minlength=self.members).cumsum().tolist()
+        ordered, outputs = seen.take(order, 0), np.empty_like(arrays.own)
+        for first, end, weight in zip([0, *ends], ends, w, strict=False):
+            np.matmul(ordered[first:end], weight, out=outputs[first:end])
+        arrays.own[order] = outputs
         return arrays.own
 
     def _arrays(self, n: int) -> _Scratch:
