@@ -22,6 +22,7 @@ from agents.policy import (
     softmax,
     training_provenance,
 )
+from agents.recurrent import RecurrentPolicy
 from agents.sb3 import OUTCOME, global_streams, learn
 from agents.training import (
     Run,
@@ -31,7 +32,6 @@ from agents.training import (
     torch_settings,
 )
 from sepsis_gym.actions import N_ACTIONS
-from sepsis_gym.agent import Info
 from sepsis_gym.envs.support import SupportConfig
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
@@ -205,11 +205,8 @@ class PpoAgent(OnlineAgent, TrainedPolicy):
         return _probabilities(self._network(observations), self.config)
 
 
-class RecurrentPpoAgent(OnlineAgent):
-    """The same with a memory of the stay, so that it is asked step by step, not in batches.
-
-    It reads ``info["step"]``: asked twice in one step, it remembers the step once.
-    """
+class RecurrentPpoAgent(OnlineAgent, RecurrentPolicy):
+    """The same with a memory of the stay."""
 
     config: RecurrentPpoConfig
     config_type: ClassVar[type] = RecurrentPpoConfig
@@ -233,19 +230,10 @@ class RecurrentPpoAgent(OnlineAgent):
         return {**Lstm.from_torch(policy.lstm_actor).to_weights("lstm"),
                 **_actor(policy).to_weights("policy")}  # fmt: skip
 
-    def reset(self) -> None:
-        """Forgets the last stay."""
-        self._step: int | None = None
-        self._memory = self._before = self._lstm.empty(1)
-
-    def action_probabilities(
-        self, observation: NDArray[np.float32], info: Info
+    def _probabilities(
+        self, seen: NDArray[np.float32], hidden: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Probability of each of the 25 actions, [25]."""
-        if info["step"] != self._step:
-            self._step, self._before = info["step"], self._memory
-        self._memory = self._lstm(observation[None], self._before)
-        return _probabilities(self._network(self._memory[0]), self.config)[0]
+        return _probabilities(self._network(hidden), self.config)
 
 
 class OnlineDqnAgent(OnlineAgent, TrainedPolicy):
