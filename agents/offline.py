@@ -79,7 +79,7 @@ class CqlConfig(QLearningConfig):
     Source: Kumar et al. 2020.
     """
 
-    alpha: float = 0.1
+    alpha: float = 0.02
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
