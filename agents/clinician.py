@@ -68,11 +68,10 @@ class ClinicianAgent(TrainedPolicy):
         Raises:
             UnknownNameError: The cohort lacks the train or the validation split.
         """
-        observations, actions = _decisions(trajectories, "train")
-        counts = np.bincount(actions, minlength=N_ACTIONS)
-        marginal = ((counts + 1) / (len(actions) + N_ACTIONS)).astype(np.float32)
+        observations, actions = decisions(trajectories, "train")
+        marginal = action_frequencies(actions)
         network, loss = _fit(
-            observations, actions, *_decisions(trajectories, "validation"), config, seed
+            observations, actions, *decisions(trajectories, "validation"), config, seed
         )
         provenance = training_provenance(trajectories, seed) | {"validation_log_loss": loss}
         weights = {**network.to_weights("policy"), "marginal": marginal}
@@ -85,11 +84,18 @@ class ClinicianAgent(TrainedPolicy):
         return mixed / mixed.sum(axis=1, keepdims=True)
 
 
-def _decisions(
+def decisions(
     trajectories: Trajectories, split: Split
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Observations [n, 107] and actions [n] of a split's decisions."""
     part = trajectories.split(split)
     return part.observations()[part.is_decision], part.action[part.is_decision]
+
+
+def action_frequencies(actions: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[25] how often each was given, none never."""
+    counts = np.bincount(actions, minlength=N_ACTIONS)
+    return ((counts + 1) / (len(actions) + N_ACTIONS)).astype(np.float32)
 
 
 def _fit(

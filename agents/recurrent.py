@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import trange
 
+from agents.clinician import action_frequencies
 from agents.network import Lstm, Network
 from agents.policy import StoredPolicy, softmax, training_provenance
 from agents.training import torch_settings
@@ -133,8 +134,7 @@ class RecurrentClinicianAgent(RecurrentPolicy):
         except ImportError as error:
             raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error
         learned, held_out = (_stays(trajectories, split) for split in ("train", "validation"))
-        counts = np.bincount(learned[1][learned[1] >= 0], minlength=N_ACTIONS)
-        marginal = ((counts + 1) / (counts.sum() + N_ACTIONS)).astype(np.float32)
+        marginal = action_frequencies(learned[1][learned[1] >= 0])
         with torch_settings(1, seed):
             weights, loss = _fit(learned, held_out, config)
         provenance = training_provenance(trajectories, seed) | {"validation_log_loss": loss}

@@ -36,6 +36,7 @@ _BUILT_IN = {
     "greedy": ("agents.planner:GreedyAgent", "best next step by the world model"),
     "lookahead": ("agents.planner:PlanningAgent", "mends the guideline in the world model"),
     "clinician": ("agents.clinician:ClinicianAgent", "behaviour cloning; needs training"),
+    "boosted_clinician": ("agents.boosted:BoostedClinicianAgent", "the same by boosted trees"),
     "recurrent_clinician": ("agents.recurrent:RecurrentClinicianAgent", "the same with a memory"),
     "bc": ("agents.offline:BcAgent", "DiscreteBC by d3rlpy; needs training"),
     "bcq": ("agents.offline:BcqAgent", "DiscreteBCQ by d3rlpy; needs training"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.ratio_of_sums import Floats
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.features import FEATURE_INDEX
-from sepsis_gym.patients import OBSERVATION_SLICES
+from sepsis_gym.patients import OBSERVATION_SLICES, tree_inputs
 from sepsis_gym.trajectories import Trajectories
 
 _TREES, _LEAVES = 60, 8
@@ -79,12 +79,12 @@ def fit_boosting(decisions: Decisions, seed: int) -> Predictor:
         random_state=seed,
     )
     fluid, vasopressor = decode_action(decisions.action)
-    state = _state(decisions)
+    state = tree_inputs(decisions.observation)
     first = _fitted(new, state, vasopressor, N_LEVELS)
     then = _fitted(new, np.column_stack([state, vasopressor]), fluid, N_LEVELS)
 
     def predict(decisions: Decisions) -> Floats:
-        state = _state(decisions)
+        state = tree_inputs(decisions.observation)
         chosen = first(state)
         parts = []
         for level in range(N_LEVELS):
@@ -220,11 +220,3 @@ def _last_levels(observation: Floats) -> Floats:
     """[n, 2] fluid and vasopressor level of the last action."""
     last = observation[:, OBSERVATION_SLICES["previous_action"]].argmax(1)
     return np.stack(decode_action(last), axis=1).astype(np.float64)
-
-
-def _state(decisions: Decisions) -> Floats:
-    """The observation for trees: levels as numbers, and not which features were measured."""
-    observation = decisions.observation
-    blocks = ("features", "static", "ventilated", "time")
-    kept = [observation[:, OBSERVATION_SLICES[name]] for name in blocks]
-    return np.concatenate([*kept, _last_levels(observation)], axis=1)

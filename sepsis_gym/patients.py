@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sepsis_gym.actions import N_ACTIONS
+from sepsis_gym.actions import N_ACTIONS, decode_action
 from sepsis_gym.features import HIGH, LOW, N_FEATURES, STATIC_NAMES
 from sepsis_gym.preprocessing import NEVER, Preprocessing
 from sepsis_gym.sofa import state_sofa
@@ -260,6 +260,17 @@ def decode_observation(observations: NDArray[np.float32], preprocessing: Preproc
         step=np.rint(observations[:, -1] * preprocessing.max_steps).astype(np.int64),
         memory=np.zeros((n, 0), np.float32),
     )
+
+
+def tree_inputs(observations: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Observations [n, 107] as trees read them best, [n, 46].
+
+    The levels of the previous action are numbers, and which features were measured is left out.
+    """
+    blocks = ("features", "static", "ventilated", "time")
+    last = observations[:, OBSERVATION_SLICES["previous_action"]].argmax(1)
+    kept = [observations[:, OBSERVATION_SLICES[name]] for name in blocks]
+    return np.column_stack([*kept, *decode_action(last)]).astype(np.float64)
 
 
 def observation_space(preprocessing: Preprocessing) -> spaces.Box:

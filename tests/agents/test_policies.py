@@ -97,8 +97,9 @@ def test_fixed_dose_refuses_an_action_outside_the_grid():
         make_agent("fixed_dose", action=25)
 
 
-def test_clinician_learns_whom_clinicians_treat(rule_followers):
-    agent = train_agent("clinician", rule_followers)
+@pytest.mark.parametrize("name", ["clinician", "boosted_clinician"])
+def test_clinician_learns_whom_clinicians_treat(rule_followers, name):
+    agent = train_agent(name, rule_followers)
     test = rule_followers.split("test")
     probabilities = agent.batch_probabilities(test.observations()[test.is_decision])
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(len(probabilities)), abs=1e-12)
@@ -108,8 +109,9 @@ def test_clinician_learns_whom_clinicians_treat(rule_followers):
     assert pressor[~ventilated].max() < 0.1
 
 
-def test_clinician_gives_unseen_actions_at_least_their_share(rule_followers):
-    agent = train_agent("clinician", rule_followers, config=QUICK)
+@pytest.mark.parametrize("name", ["clinician", "boosted_clinician"])
+def test_clinician_gives_unseen_actions_at_least_their_share(rule_followers, name):
+    agent = train_agent(name, rule_followers)
     train = rule_followers.split("train")
     n_decisions = int(train.is_decision.sum())
     assert not (train.action >= 5).any()
