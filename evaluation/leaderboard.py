@@ -151,6 +151,8 @@ def load_leaderboard(file: str | os.PathLike[str]) -> list[Entry]:
 def save_leaderboard(new: Iterable[Entry], file: str | os.PathLike[str]) -> None:
     """Writes entries into a leaderboard, in place of those of the same agents and cohort.
 
+    One of more seeds stays: the agents that stand in every evaluation for comparison have one.
+
     Raises:
         SourceError: There is a file that is no leaderboard.
     """
@@ -158,7 +160,9 @@ def save_leaderboard(new: Iterable[Entry], file: str | os.PathLike[str]) -> None
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file")
     kept = {entry.key: entry for entry in load_leaderboard(path)} if path.exists() else {}
-    kept |= {entry.key: entry for entry in new}
+    for entry in new:
+        if entry.key not in kept or entry.seeds >= kept[entry.key].seeds:
+            kept[entry.key] = entry
     content = {
         "format_version": FORMAT_VERSION,
         "disclaimer": DISCLAIMER,

@@ -32,6 +32,15 @@ def test_entries_come_back_best_first_and_are_replaced_by_newer_ones(tmp_path):
     assert file.read_bytes() == before
 
 
+def test_an_entry_of_more_seeds_stays(tmp_path):
+    file = tmp_path / "board.json"
+    save_leaderboard([entry("a", 1.0)], file)
+    save_leaderboard([replace(entry("a", 9.0), seeds=1)], file)
+    assert load_leaderboard(file) == [entry("a", 1.0)]
+    save_leaderboard([replace(entry("a", 2.0), seeds=4)], file)
+    assert load_leaderboard(file) == [replace(entry("a", 2.0), seeds=4)]
+
+
 def test_what_is_no_leaderboard_is_refused(tmp_path):
     file = tmp_path / "board.json"
     save_leaderboard([entry("a", 1.0), entry("b", 2.0)], file)
