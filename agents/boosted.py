@@ -150,7 +150,8 @@ class Trees:
         k, nodes = trees.feature.shape
         sound = trees.level.shape == (k,) and trees.start.shape == (N_LEVELS,)
         sound &= all(x.shape == (k, nodes) for x in list(parts.values())[1:5])
-        if not sound or trees.feature.max(initial=0) >= inputs:
+        sound &= all(np.isfinite(x).all() for x in (trees.threshold, trees.value, trees.start))
+        if not sound or not np.isin(trees.feature, np.arange(_LEAF, inputs)).all():
             raise ConfigError(f"{name} holds no trees over {inputs} inputs")
         at = np.arange(nodes)
         for way in (trees.left, trees.right):  # only ever on, so that every path ends

@@ -97,6 +97,12 @@ class PpoConfig(OnlineConfig):
         super().__post_init__()
         self._positive("rollout_steps", "n_epochs")
         self._between("entropy", 0)
+        once = self.num_envs * self.rollout_steps
+        if self.n_steps <= once:
+            raise ConfigError(
+                f"n_steps {self.n_steps} is one round of num_envs * rollout_steps ({once}), after "
+                "which the step size is 0: nothing would be learned"
+            )
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,8 @@ def _fit(
             rate.step()
         with torch.no_grad():
             reached = loss(other, expected, 0.0).item()
+        if not np.isfinite(reached):
+            raise ConfigError("training diverged: lower learning_rate")
         if reached < best:
             best = reached
             kept = {

@@ -69,6 +69,11 @@ class Reply:
         return message
 
 
+def _text(arguments: Any) -> str:
+    """Some servers give an object in place of its JSON."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
 def _object_text(arguments: str) -> str:
     try:
         sound = isinstance(json.loads(arguments), dict)
@@ -206,24 +211,20 @@ class OpenAIBackend:
             seed=draw_seed(self.sampling, draw, json.dumps(list(messages))),
             tools=tools,
         )
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        choice = answer["choices"][0]
         try:
-            message = choice["message"]
+            message, usage = choice["message"], answer.get("usage") or {}
+            counts = (usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens"))
+            read, written = map(int, counts)
             calls = tuple(
-                ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+                ToolCall(call["id"], call["function"]["name"], _text(call["function"]["arguments"]))
                 for call in message.get("tool_calls") or ()
                 if call.get("type", "function") == "function"
             )
             content = (message.get("content") or message.get("refusal") or "").strip()
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BackendError(f"{self.model} answered with what is no chat completion") from error
-        return Reply(
-            content,
-            calls,
-            usage.get("prompt_tokens", 0),
-            usage.get("completion_tokens", 0),
-            cut=choice.get("finish_reason") == "length",
-        )
+        return Reply(content, calls, read, written, cut=choice.get("finish_reason") == "length")
 
     def next_token(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
@@ -244,10 +245,14 @@ class OpenAIBackend:
             further = {"continue_final_message": True, "add_generation_prompt": False}
         one = {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_TOKENS}
         answer = self._ask(messages, tools=tools, further=further, **one)
-        given = (answer["choices"][0].get("logprobs") or {}).get("content")
-        if not given or not given[0].get("top_logprobs"):
+        try:
+            given = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            found = {token["token"]: math.exp(token["logprob"]) for token in given}
+        except (KeyError, IndexError, TypeError):
+            found = {}
+        if not found:
             raise BackendError(f"{self.model} gave no token log-probabilities: draw samples")
-        return {token["token"]: math.exp(token["logprob"]) for token in given[0]["top_logprobs"]}
+        return found
 
     def _ask(
         self,

@@ -69,7 +69,9 @@ def test_it_survives_the_disk_and_repeats(trajectories, tmp_path):
         ("left", lambda x: np.zeros_like(x), "leads back"),
         ("right", lambda x: x + 10**6, "leads back"),
         ("feature", lambda x: np.where(x == 0, 99, x) + 99 * (x > 0), "over 46 inputs"),
+        ("feature", lambda x: x - 1, "over 46 inputs"),
         ("value", lambda x: x[:, :1], "over 46 inputs"),
+        ("value", lambda x: x * np.nan, "over 46 inputs"),
     ],
 )
 def test_damaged_trees_are_refused(trajectories, part, damage, message):

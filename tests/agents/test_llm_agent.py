@@ -276,6 +276,7 @@ def test_token_probabilities_are_read_off_the_first_token():
         '{"choices": [{"message": "hello"}]}',
         '{"choices": [{"message": {"content": ["hello"]}}]}',
         '{"choices": [{"message": {"content": "", "tool_calls": [{"id": "1"}]}}]}',
+        '{"choices": [{"message": {"content": "x"}, "logprobs": "x"}], "usage": ["many"]}',
     ],
 )
 def test_what_is_no_chat_completion_is_told_as_the_servers_fault(body):
@@ -289,6 +290,20 @@ def test_what_is_no_chat_completion_is_told_as_the_servers_fault(body):
         backend.complete([{"role": "user", "content": "?"}], [])
     with pytest.raises(BackendError, match=r"^m "):
         backend.next_token([{"role": "user", "content": "?"}])
+
+
+def test_arguments_that_come_as_an_object_are_read_as_its_json():
+    function = {"name": "prescription", "arguments": {"iv_fluid": 1, "vasopressor": 0}}
+    message = {"content": None, "tool_calls": [{"id": "1", "function": function}]}
+
+    def answer(_):
+        return httpx.Response(200, json={"choices": [{"message": message}], "usage": None})
+
+    transport = httpx.MockTransport(answer)
+    backend = OpenAIBackend(LOCAL, "m", credentialed=False, retries=0, transport=transport)
+    reply = backend.complete([{"role": "user", "content": "?"}], [])
+    assert json.loads(reply.tool_calls[0].arguments) == function["arguments"]
+    assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
 
 
 def test_credentialed_rows_follow_no_redirect():

@@ -209,7 +209,8 @@ def test_a_world_model_of_other_data_is_refused(trajectories):
 
 
 def test_the_step_size_of_ppo_falls_over_the_whole_training_not_over_each_stretch():
-    config, algorithm = PpoConfig(n_steps=1000, learning_rate=0.5), SimpleNamespace()
+    config = PpoConfig(n_steps=1000, learning_rate=0.5, num_envs=4)
+    algorithm = SimpleNamespace()
     _annealed(algorithm, config)
     rates = []
     for done in (0, 500, 1000, 1024):  # the last rollout may end beyond the steps
@@ -222,6 +223,7 @@ def test_the_step_size_of_ppo_falls_over_the_whole_training_not_over_each_stretc
     ("config", "settings", "message"),
     [
         (PpoConfig, {"num_envs": 0}, "num_envs"),
+        (PpoConfig, {"n_steps": 256 * 32}, "nothing would be learned"),
         (PpoConfig, {"penalty": -1.0}, "penalty"),
         (PpoConfig, {"gamma": 1.1}, "gamma"),
         (PpoConfig, {"entropy": -1}, "entropy"),

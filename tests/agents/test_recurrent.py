@@ -74,6 +74,11 @@ def test_acts_by_what_torch_learned_survives_the_disk_and_repeats_with_its_seed(
     assert told[0].min() > 0  # no action is ever impossible
 
 
+def test_a_training_that_diverges_says_so(trajectories):
+    with pytest.raises(ConfigError, match="lower learning_rate"):
+        train_agent("recurrent_clinician", trajectories, config=replace(QUICK, learning_rate=1e30))
+
+
 def test_its_log_loss_is_that_of_what_it_tells(trajectories):
     config = replace(QUICK, marginal_share=1e-9)
     agent = train_agent("recurrent_clinician", trajectories, config=config)
