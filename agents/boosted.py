@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.clinician import action_frequencies, decisions
+from agents.clinician import Imitation, action_frequencies, decisions
 from agents.policy import TrainedPolicy, softmax, training_provenance
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.errors import ConfigError
@@ -160,7 +160,7 @@ class Trees:
         return trees
 
 
-class BoostedClinicianAgent(TrainedPolicy):
+class BoostedClinicianAgent(Imitation, TrainedPolicy):
     """The clinicians' own policy by the present state: the vasopressor, then the fluid given it."""
 
     config: BoostedClinicianConfig
@@ -170,10 +170,7 @@ class BoostedClinicianAgent(TrainedPolicy):
         inputs = tree_inputs(np.zeros((1, OBSERVATION_SIZE), np.float32)).shape[1]
         self._vasopressor = Trees.from_weights(self.weights, "vasopressor", inputs)
         self._fluid = Trees.from_weights(self.weights, "fluid", inputs + 1)
-        marginal = self.weights.get("marginal")
-        if marginal is None or marginal.shape != (N_ACTIONS,):
-            raise ConfigError(f"marginal must hold {N_ACTIONS} numbers")
-        self._marginal = marginal
+        super()._build()
 
     @classmethod
     def train(
@@ -202,9 +199,7 @@ class BoostedClinicianAgent(TrainedPolicy):
         """Action probabilities [n, 25] of observations [n, 107]."""
         pieces = np.split(observations, range(_AT_ONCE, len(observations), _AT_ONCE))
         told = np.concatenate([self._chosen(tree_inputs(piece)) for piece in pieces])
-        share = self.config.marginal_share
-        mixed = (1 - share) * told + share * self._marginal
-        return mixed / mixed.sum(axis=1, keepdims=True)
+        return self._never_impossible(told)
 
     def _chosen(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         first = self._vasopressor(inputs)

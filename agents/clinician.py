@@ -1,14 +1,14 @@
 """Behaviour cloning: what the clinicians of the training split would have given."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import trange
 
 from agents.network import Network
-from agents.policy import TrainedPolicy, softmax, training_provenance
+from agents.policy import StoredPolicy, TrainedPolicy, softmax, training_provenance
 from sepsis_gym.actions import N_ACTIONS
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import OBSERVATION_SIZE
@@ -47,7 +47,25 @@ class ClinicianConfig:
             raise ConfigError("l2 must be zero or more, marginal_share between 0 and 1")
 
 
-class ClinicianAgent(TrainedPolicy):
+class Imitation(StoredPolicy):
+    """Base of the clinicians' imitations: some of the overall frequencies is in all they tell."""
+
+    config: Any
+
+    def _build(self) -> None:
+        marginal = self.weights.get("marginal")
+        if marginal is None or marginal.shape != (N_ACTIONS,):
+            raise ConfigError(f"marginal must hold {N_ACTIONS} numbers")
+        self._marginal = marginal
+
+    def _never_impossible(self, told: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities [n, 25] with the share of the overall frequencies mixed in."""
+        share = self.config.marginal_share
+        mixed = (1 - share) * told + share * self._marginal
+        return mixed / mixed.sum(axis=1, keepdims=True)
+
+
+class ClinicianAgent(Imitation, TrainedPolicy):
     """The clinicians' own policy, as far as one state tells: a stochastic imitation of them."""
 
     config_type: ClassVar[type] = ClinicianConfig
@@ -56,10 +74,7 @@ class ClinicianAgent(TrainedPolicy):
 
     def _build(self) -> None:
         self._network = Network.from_weights(self.weights, "policy", (OBSERVATION_SIZE, N_ACTIONS))
-        marginal = self.weights.get("marginal")
-        if marginal is None or marginal.shape != (N_ACTIONS,):
-            raise ConfigError(f"marginal must hold {N_ACTIONS} numbers")
-        self._marginal = marginal
+        super()._build()
 
     @classmethod
     def train(cls, trajectories: Trajectories, config: ClinicianConfig, *, seed: int = 0) -> Self:
@@ -79,9 +94,7 @@ class ClinicianAgent(TrainedPolicy):
 
     def batch_probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """Action probabilities [n, 25] of observations [n, 107]."""
-        share = self.config.marginal_share
-        mixed = (1 - share) * softmax(self._network(observations)) + share * self._marginal
-        return mixed / mixed.sum(axis=1, keepdims=True)
+        return self._never_impossible(softmax(self._network(observations)))
 
 
 def decisions(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import trange
 
-from agents.clinician import action_frequencies
+from agents.clinician import Imitation, action_frequencies
 from agents.network import Lstm, Network
 from agents.policy import StoredPolicy, softmax, training_provenance
 from agents.training import torch_settings
@@ -91,7 +91,7 @@ class RecurrentClinicianConfig:
             )
 
 
-class RecurrentClinicianAgent(RecurrentPolicy):
+class RecurrentClinicianAgent(Imitation, RecurrentPolicy):
     """The clinicians' own policy, as far as the stay so far tells: it can learn their habits."""
 
     config: RecurrentClinicianConfig
@@ -102,10 +102,7 @@ class RecurrentClinicianAgent(RecurrentPolicy):
         self._lstm = Lstm.from_weights(self.weights, "lstm", (OBSERVATION_SIZE, units))
         shape = (units + OBSERVATION_SIZE, N_ACTIONS)
         self._network = Network.from_weights(self.weights, "policy", shape)
-        marginal = self.weights.get("marginal")
-        if marginal is None or marginal.shape != (N_ACTIONS,):
-            raise ConfigError(f"marginal must hold {N_ACTIONS} numbers")
-        self._marginal = marginal
+        super()._build()
         self.reset()
 
     def _seen(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -114,10 +111,8 @@ class RecurrentClinicianAgent(RecurrentPolicy):
     def _probabilities(
         self, seen: NDArray[np.float32], hidden: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        share = self.config.marginal_share
         told = softmax(self._network(np.concatenate([hidden, seen], axis=1)))
-        mixed = (1 - share) * told + share * self._marginal
-        return mixed / mixed.sum(axis=1, keepdims=True)
+        return self._never_impossible(told)
 
     @classmethod
     def train(
