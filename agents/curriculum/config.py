@@ -42,7 +42,12 @@ class ReinforcementConfig:
     Attributes:
         steps: Of the optimizer.
         patients: States to a step.
-        group: Decisions drawn in each state, which share the patient and the random stream.
+        group: Decisions drawn in each state, which share the patient and the random stream; some of
+            them with the simulator, some without.
+        all_doses: Whether a prescription's digits learn from what all 25 doses are worth, not from
+            that of the drawn one alone (:mod:`agents.curriculum.doses`); not in whole stays.
+        bound: What a single decision may be worth at most, either way; some rare states would
+            outweigh all others.
         at_once: Decisions computed at a time; it bounds the memory.
         learning_rate: At its highest.
         temperature: Of the draws.
@@ -60,6 +65,8 @@ class ReinforcementConfig:
     steps: int = 200
     patients: int = 8
     group: int = 8
+    all_doses: bool = True
+    bound: float = 3.0
     at_once: int = 4
     learning_rate: float = 1e-5
     temperature: float = 1.0
@@ -141,7 +148,7 @@ TINY = CurriculumConfig(
     ),
     sft=SupervisedConfig(400, widening_steps=400, batch_size=48, at_once=48, learning_rate=1e-3),
     bc=SupervisedConfig(1000, widening_steps=750, batch_size=16, at_once=16, learning_rate=2e-3),
-    rl=ReinforcementConfig(steps=40, at_once=64, learning_rate=3e-4),
+    rl=ReinforcementConfig(steps=60, patients=32, group=2, at_once=64, learning_rate=1e-3, kl=0.3),
     facts_share=0.5,
     lora_rank=None,
     max_tokens=160,

@@ -19,14 +19,15 @@ from agents.guideline import GuidelineAgent
 from agents.llm import LLMAgent, Sampling, TransformersBackend
 from agents.llm.backend import Message
 from agents.llm.dialogue import answer_to, render
-from agents.llm.prompt import Past
+from agents.llm.prompt import CALL_HEAD, CALL_MIDDLE, Past
 from agents.planner import PlanningAgent
-from sepsis_gym.actions import decode_action
+from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs import SepsisEnv
 from sepsis_gym.patients import decode_observation
 
 REWARDS = ("value", "guideline", "invalid")
+_LEAST_SCALE = 1e-3
 TOLD = ("valid", "simulations", "fallback")
 """What else is logged of each decision."""
 
@@ -109,6 +110,24 @@ def _begin(
     return session, deciding, tokenizer(opening, add_special_tokens=False)["input_ids"]
 
 
+def level_tokens(tokenizer: Any) -> list[int]:
+    """The token of each level's digit."""
+    return [tokenizer(str(k), add_special_tokens=False)["input_ids"][-1] for k in range(N_LEVELS)]
+
+
+def digits_at(tokenizer: Any, completion: list[int]) -> tuple[int, int]:
+    """Where the last prescription's two digits stand; -1, -1 if it has another form than ours."""
+    levels = set(level_tokens(tokenizer))
+    places = [at for at, token in enumerate(completion) if token in levels][-2:]
+    if len(places) == 2:
+        fluid, vasopressor = places
+        head = tokenizer.decode(completion[:fluid])
+        between = tokenizer.decode(completion[fluid + 1 : vasopressor])
+        if head.endswith(CALL_HEAD) and between == CALL_MIDDLE:
+            return fluid, vasopressor
+    return -1, -1
+
+
 def as_the_worst(worth: NDArray[np.floating], failed: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Gives the failed what the worst got, or a model learns to fail, for the fallback is better.
 
@@ -122,7 +141,8 @@ def as_the_worst(worth: NDArray[np.floating], failed: NDArray[np.bool_]) -> NDAr
 class Rollouts:
     """TRL's ``rollout_func``: prompts in, decisions and their worth out.
 
-    A prompt is JSON: ``{"at": position of the situation or seed of the stay, "simulate": ...}``.
+    A prompt is JSON: ``{"at": position of the situation or seed of the stay, "alone": decisions of
+    its group without the simulator}``.
     """
 
     def __init__(
@@ -156,10 +176,10 @@ class Rollouts:
             rounds = -(-n // len(self.situations))
             many = [rng.permutation(len(self.situations)) for _ in range(rounds)]
             order = np.concatenate(many)[:n]
-        tools = rng.random(n) >= self.config.without_simulator
+        alone = np.floor(rl.group * self.config.without_simulator + rng.random(n))
         return [
-            json.dumps({"at": int(at), "simulate": bool(tool)})
-            for at, tool in zip(order, tools, strict=True)
+            json.dumps({"at": int(at), "alone": int(few)})
+            for at, few in zip(order, alone, strict=True)
         ]
 
     def opening_tokens(self, tokenizer: Any) -> float:
@@ -178,14 +198,29 @@ class Rollouts:
             accelerator = trainer.accelerator  # a group may be spread over its processes
             step = int(trainer.state.global_step) * accelerator.num_processes
             step += accelerator.process_index
-            told = self.roll(loaded, [json.loads(text) for text in prompts], step)
+            asked = self.asked(prompts, accelerator.process_index * len(prompts))
+            told = self.roll(loaded, asked, step)
             network.train(training)
+        return told
+
+    def asked(self, prompts: Sequence[str], first: int = 0) -> list[dict[str, Any]]:
+        """What :meth:`roll` is asked: each prompt comes once for each decision of its group.
+
+        Args:
+            prompts: Those of a process.
+            first: How many the processes before it have.
+        """
+        told = []
+        for place, text in enumerate(prompts, start=first):
+            one = json.loads(text)
+            simulate = place % self.config.rl.group >= one["alone"]
+            told.append({"at": one["at"], "simulate": simulate})
         return told
 
     def roll(
         self, loaded: tuple[Any, Any], asked: Sequence[dict[str, Any]], step: int
     ) -> dict[str, Any]:
-        """Decides and judges; the arguments are a model with its tokenizer, prompts, and the step.
+        """Decides and judges, given a model with its tokenizer, where and how, and the step.
 
         The same step draws the same decisions.
         """
@@ -198,14 +233,22 @@ class Rollouts:
             decided = self._decide(loaded, agents, here, step)
         action = np.array([one.action for one in decided])
         observations = np.stack([each.observation for each in here])
-        usual = self._guideline.choose(observations)
-        if not self.config.rl.whole_stay:
-            value = self.beyond_guideline(observations, action)
-        apart = np.subtract(decode_action(action), decode_action(usual))
         bad = np.array([one.counts["repairs"] + one.counts["fallbacks"] for one in decided])
         failed = np.array([one.counts["fallbacks"] > 0 for one in decided])
-        rl, charge = self.config.rl, -self.config.rl.guideline * np.abs(apart).sum(0)
-        return {
+        rl, charges = self.config.rl, self._charges(observations)
+        charge, all_doses = np.take_along_axis(charges, action[:, None], 1)[:, 0], {}
+        if not rl.whole_stay:
+            values = np.clip(self._values(observations), -rl.bound, rl.bound)
+            value = np.take_along_axis(values, action[:, None], 1)[:, 0]
+            if rl.all_doses:
+                failure = value.min() + charge.min() - rl.invalid
+                scale = max(float(np.std(value + charge - rl.invalid * bad)), _LEAST_SCALE)
+                all_doses["worth"] = ((values + charges - failure) / scale).tolist()
+                digits = [digits_at(loaded[1], one.completion) for one in decided]
+                all_doses["digits"] = [
+                    (-1, -1) if wrong else at for at, wrong in zip(digits, bad > 0, strict=True)
+                ]
+        return all_doses | {
             "prompt_ids": [one.prompt for one in decided],
             "completion_ids": [one.completion for one in decided],
             "logprobs": None,
@@ -227,6 +270,20 @@ class Rollouts:
         usual = self._guideline.choose(observations)
         value: NDArray[np.float64] = self._planner.value(patients, action)
         return value - self._planner.value(patients, usual)
+
+    def _values(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[n, 25] the same of all actions."""
+        n = len(observations)
+        actions = np.tile(np.arange(N_ACTIONS), n)
+        repeated = np.repeat(observations, N_ACTIONS, axis=0)
+        return self.beyond_guideline(repeated, actions).reshape(n, N_ACTIONS)
+
+    def _charges(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[n, 25] what is charged for the levels by which actions are away from the guideline."""
+        usual = self._guideline.choose(observations)
+        own, every = decode_action(usual), decode_action(np.arange(N_ACTIONS))
+        apart = [abs(level[None] - ours[:, None]) for level, ours in zip(every, own, strict=True)]
+        return -self.config.rl.guideline * np.sum(apart, axis=0)
 
     def _decide(
         self,

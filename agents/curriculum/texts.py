@@ -207,7 +207,7 @@ def imitated(
 
 
 def without_simulator(messages: Sequence[Message], preprocessing: Preprocessing) -> list[Message]:
-    """The same decision by an agent that has no simulator and foretells what that would say."""
+    """The same decision by an agent that has no simulator."""
     system = prompt.system_prompt(preprocessing, simulate=False)
     first = next(turn for turn in messages if turn["role"] == "assistant")
     last = dict(messages[-1])

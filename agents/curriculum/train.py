@@ -59,8 +59,16 @@ def load(folder: str, config: CurriculumConfig) -> tuple[Any, Any]:
 
     from agents.llm.local import load as load_as
 
+    _score_only_what_is_learned()
     half = config.dtype == "bfloat16" or (config.dtype == "auto" and torch.cuda.is_available())
     return load_as(folder, dtype="bfloat16" if half else "float32")
+
+
+def _score_only_what_is_learned() -> None:
+    """TRL does so where it has Triton; elsewhere it takes all of a text through the vocabulary."""
+    from trl.trainer import utils
+
+    utils._use_triton = lambda device: True  # what it decides here is no more than that
 
 
 def learn_texts(
@@ -175,6 +183,8 @@ def reinforce(start: str, rollouts: Rollouts, out: Path, config: CurriculumConfi
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    from agents.curriculum.doses import DoseTrainer
+
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # pinned, and held by a test
     stage = config.rl
     each = rollouts.opening_tokens(tokenizer) + config.max_tokens
@@ -192,7 +202,8 @@ def reinforce(start: str, rollouts: Rollouts, out: Path, config: CurriculumConfi
         reward_weights=[1.0] * len(REWARDS) + [0.0] * len(TOLD),
         shuffle_dataset=False,
     )
-    trainer = GRPOTrainer(
+    kind = DoseTrainer if stage.all_doses and not stage.whole_stay else GRPOTrainer
+    trainer = kind(
         model=network,
         args=args,
         train_dataset=Dataset.from_list(asked),

@@ -19,6 +19,7 @@ from sepsis_gym.actions import N_LEVELS
 from sepsis_gym.dynamics import Simulator
 from sepsis_gym.errors import AgentReplyError
 
+WEIGHED = "Weighed by risk, MAP and doses."
 COMPARE = " Compare the guided treatment with what runs and an alternative."
 Doses = tuple[int, int]
 """Fluid level, vasopressor level."""
@@ -120,23 +121,20 @@ class RuleBackend:
         patient = _Patient.read(messages[1]["content"])
         answers = [json.loads(turn["content"]) for turn in messages if turn["role"] == "tool"]
         if not any(tool["function"]["name"] == "simulation" for tool in tools):
-            return _prescribe(patient.proposals()[0], f"{patient} By the guidance")
+            return _prescribe(patient.proposals()[0], f"{patient} By the guidance.")
         seen = [candidate for answer in answers for candidate in answer["candidates"]]
         if not seen:
             return _simulate(patient.proposals(), f"{patient}{COMPARE}")
         best = min(seen, key=cost)
         fluid, vasopressor = _doses(best)
-        pressure = best["after"].get("meanbp", "?").partition(",")[0]
-        told = f"Best is fluid {fluid} with vasopressor {vasopressor}: 90-day risk "
-        told += f"{best['risk of death within 90 days']}, MAP {pressure}"
         if len(answers) < self.rounds:
             tried = {_doses(candidate) for candidate in seen}
             around = [(0, 1), (0, -1), (1, 0), (-1, 0)]
             near = _distinct([_within(fluid + df, vasopressor + dv) for df, dv in around])
             untried = [doses for doses in near if doses not in tried]
             if untried:
-                return _simulate(untried, f"{told}. Look around it.")
-        return _prescribe((fluid, vasopressor), f"{told}. So")
+                return _simulate(untried, f"Best is {_told(best)}. Look around it.")
+        return _prescribe((fluid, vasopressor), WEIGHED)
 
     def next_token(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
@@ -154,9 +152,16 @@ def _simulate(candidates: Sequence[Doses], said: str) -> Reply:
     return Reply(said, (ToolCall("call-0", "simulation", json.dumps({"actions": actions})),))
 
 
-def _prescribe(doses: Doses, why: str) -> Reply:
+def _told(candidate: dict[str, Any]) -> str:
+    fluid, vasopressor = _doses(candidate)
+    pressure = candidate["after"].get("meanbp", "?").partition(",")[0]
+    risk = candidate["risk of death within 90 days"]
+    return f"fluid {fluid} with vasopressor {vasopressor}: 90-day risk {risk}, MAP {pressure}"
+
+
+def _prescribe(doses: Doses, said: str) -> Reply:
+    """The doses are named in the call alone: there and nowhere else they are decided on."""
     fluid, vasopressor = doses
-    said = f"{why}: fluid level {fluid}, vasopressor level {vasopressor}."
     arguments = json.dumps({"iv_fluid": fluid, "vasopressor": vasopressor})
     return Reply(said, (ToolCall("call-0", "prescription", arguments),))
 
