@@ -42,10 +42,10 @@ class ReinforcementConfig:
     Attributes:
         steps: Of the optimizer.
         patients: States to a step.
-        group: Decisions drawn in each state, which share the patient and the random stream; some of
-            them with the simulator, some without.
-        all_doses: Whether a prescription's digits learn from what all 25 doses are worth, not from
-            that of the drawn one alone (:mod:`agents.curriculum.doses`); not in whole stays.
+        group: Decisions drawn in each state, which share the patient and the random stream.
+        all_doses: Whether a prescription's digits learn what all 25 doses are worth, and nothing
+            else learns (:mod:`agents.curriculum.doses`). For a model that does not reason before it
+            prescribes. A group's decisions are then some with the simulator, some without.
         bound: What a single decision may be worth at most, either way; some rare states would
             outweigh all others.
         at_once: Decisions computed at a time; it bounds the memory.
@@ -65,7 +65,7 @@ class ReinforcementConfig:
     steps: int = 200
     patients: int = 8
     group: int = 8
-    all_doses: bool = True
+    all_doses: bool = False
     bound: float = 3.0
     at_once: int = 4
     learning_rate: float = 1e-5
@@ -138,6 +138,11 @@ class CurriculumConfig:
                 raise ConfigError(f"at_once {stage.at_once} does not divide a batch of {whole}")
         if self.rl.group < 2:
             raise ConfigError("rl.group must be 2 or more: decisions are compared with each other")
+        if self.rl.all_doses and (self.rl.whole_stay or self.rl.kl <= 0):
+            raise ConfigError(
+                "rl.all_doses needs rl.kl above 0, which alone holds the words in place, and "
+                "not rl.whole_stay, in which no dose but the drawn one is valued"
+            )
 
 
 TINY = CurriculumConfig(
@@ -148,7 +153,9 @@ TINY = CurriculumConfig(
     ),
     sft=SupervisedConfig(400, widening_steps=400, batch_size=48, at_once=48, learning_rate=1e-3),
     bc=SupervisedConfig(1000, widening_steps=750, batch_size=16, at_once=16, learning_rate=2e-3),
-    rl=ReinforcementConfig(steps=60, patients=32, group=2, at_once=64, learning_rate=1e-3, kl=0.3),
+    rl=ReinforcementConfig(
+        steps=40, patients=32, group=2, all_doses=True, at_once=64, learning_rate=5e-4, kl=0.3
+    ),
     facts_share=0.5,
     lora_rank=None,
     max_tokens=160,

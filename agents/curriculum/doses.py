@@ -25,30 +25,30 @@ class _Node(NamedTuple):
     sees: list[int]
 
 
+_COLUMNS = ("digits", "worth")
 _NOTHING = -100
 _ALIKE = 16
 """Dialogues computed together, so that they pad little."""
 
 
-class DoseTrainer(GRPOTrainer):
-    """Group-relative policy optimization of the words, expected policy gradient of the doses.
+class DoseTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types for a checker
+    """Expected policy gradient of the doses; the divergence ``kl`` holds the words where they were.
 
     The rollouts tell of each decision ``digits``, where its levels stand, and ``worth`` [25], what
-    each action would have been worth less what a failure is, in the rewards' scale.
+    each action would have been worth beyond a failure, in the rewards' scale. To credit words with
+    the doses that followed them, as in a group of draws, adds more noise than it teaches.
     """
 
     _branching: dict[str, torch.Tensor] | None = None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         told: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        device, ids = told["completion_ids"].device, told["completion_ids"]
-        digits = torch.tensor([one["digits"] for one in inputs], device=device)
-        worth = torch.tensor(np.array([one["worth"] for one in inputs]), device=device)
-        told["digits"], told["worth"] = digits, worth.float()
-        advantages = told["advantages"][:, None].repeat(1, ids.shape[1])
-        read = (digits >= 0).all(1)
-        advantages[read] = advantages[read].scatter(1, digits[read], 0.0)
-        told["advantages"] = advantages
+        columns = {name: np.array([one[name] for one in inputs]) for name in _COLUMNS}
+        told |= {name: torch.tensor(each).to(told["advantages"]) for name, each in columns.items()}
+        digits = told["digits"] = told["digits"].long()
+        found = digits[:, 0] >= 0
+        told["tool_mask"][found] = told["tool_mask"][found].scatter(1, digits[found], 0)
+        told["advantages"] = torch.zeros_like(told["advantages"])
         return told
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -57,7 +57,11 @@ class DoseTrainer(GRPOTrainer):
             words: torch.Tensor = super()._compute_loss(model, inputs)
         finally:
             self._branching = None
-        expected = (self._probabilities * inputs["worth"]).sum(1)
+        doses = self._probabilities
+        self._metrics["train"]["doses/entropy"].append(
+            torch.special.entr(doses.detach()).sum(1).mean().item()
+        )
+        expected = (doses * inputs["worth"]).sum(1)
         of_tokens = self.max_completion_length * self.current_gradient_accumulation_steps
         return words - expected.mean() / of_tokens
 
@@ -125,10 +129,9 @@ def branched(
     """
     (n, t), device = input_ids.shape, input_ids.device
     input_ids, attended = input_ids.cpu(), attention_mask.bool().cpu()
-    places = [(first + fluid, first + other) if fluid >= 0 else None for fluid, other in digits]
     trees = [
-        _tree(ids, *place, levels) if place else []
-        for ids, place in zip(input_ids.tolist(), places, strict=True)
+        _tree(ids, first + fluid, first + vasopressor, levels) if fluid >= 0 else []
+        for ids, (fluid, vasopressor) in zip(input_ids.tolist(), digits, strict=True)
     ]
     width = t + max(map(len, trees))
     ids = torch.zeros((n, width), dtype=torch.long)
@@ -137,11 +140,11 @@ def branched(
     ids[:, :t], at[:, :t] = input_ids, torch.arange(t)
     asked[:, first - 1 : t - 1] = torch.where(attended[:, first:], ids[:, first:t], _NOTHING)
     sees[:, :t, :t] |= attended[:, None] & torch.ones((t, t), dtype=torch.bool).tril()
-    for row, (tree, place) in enumerate(zip(trees, places, strict=True)):
+    for row, (tree, (fluid, _)) in enumerate(zip(trees, digits, strict=True)):
         for here, node in enumerate(tree, start=t):
             ids[row, here], asked[row, here] = node.token, node.asked
-            at[row, here] = place[0] + node.after
-            context = place[0] + min(node.after, 0)
+            at[row, here] = first + fluid + node.after
+            context = first + fluid + min(node.after, 0)
             sees[row, here, :context] = attended[row, :context]
             sees[row, here, [t + other for other in node.sees]] = True
     told = {"input_ids": ids, "position_ids": at, "shift_labels": asked}

@@ -176,7 +176,8 @@ class Rollouts:
             rounds = -(-n // len(self.situations))
             many = [rng.permutation(len(self.situations)) for _ in range(rounds)]
             order = np.concatenate(many)[:n]
-        alone = np.floor(rl.group * self.config.without_simulator + rng.random(n))
+        drawn, share = rng.random(n), self.config.without_simulator
+        alone = np.floor(rl.group * share + drawn) if rl.all_doses else rl.group * (drawn < share)
         return [
             json.dumps({"at": int(at), "alone": int(few)})
             for at, few in zip(order, alone, strict=True)

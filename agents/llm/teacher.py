@@ -56,11 +56,16 @@ class _Patient:
         return self.low or (self.lactate is not None and self.lactate > LACTATE_HIGH_MMOL_L)
 
     def __str__(self) -> str:
+        """All that the first proposal depends on, so that it follows from the words before it."""
         pressure = "MAP is not known" if self.map_mmhg is None else f"MAP is {self.map_mmhg:g}"
-        target = "below" if self.low else "not below"
-        known = pressure if self.map_mmhg is None else f"{pressure}, {target} the target of 65"
-        lactate = "lactate not known" if self.lactate is None else f"lactate {self.lactate:g}"
-        return f"{known}; {lactate}."
+        if self.map_mmhg is not None:
+            pressure += f", {'below' if self.low else 'not below'} the target of 65"
+        lactate = "lactate not known"
+        if self.lactate is not None:
+            high = self.lactate > LACTATE_HIGH_MMOL_L
+            lactate = f"lactate {self.lactate:g}, {'high' if high else 'not high'}"
+        fluid, vasopressor = self.running
+        return f"{pressure}; {lactate}; running fluid {fluid}, vasopressor {vasopressor}."
 
     def proposals(self) -> list[Doses]:
         """The guideline's treatment first, then what runs, then a step further or back."""

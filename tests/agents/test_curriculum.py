@@ -321,8 +321,16 @@ def logged(out):
     }
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"steps": 40, "patients": 4, "group": 8},
+        {"steps": 20, "patients": 16, "group": 2, "all_doses": True, "kl": 0.1},
+    ],
+    ids=["drawn doses", "all doses"],
+)
 def test_imitation_and_then_reinforcement_find_the_best_action(
-    beginner, log, model, agent, tmp_path, monkeypatch
+    how, beginner, log, model, agent, tmp_path, monkeypatch
 ):
     base, told = beginner
     learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
@@ -333,9 +341,7 @@ def test_imitation_and_then_reinforcement_find_the_best_action(
         return -np.abs(np.subtract(decode_action(action), [[3], [1]])).sum(0)
 
     monkeypatch.setattr("agents.planner.PlanningAgent.value", value)
-    rl = ReinforcementConfig(
-        steps=40, patients=4, group=8, at_once=32, learning_rate=5e-4, guideline=0.0
-    )
+    rl = ReinforcementConfig(**how, at_once=32, learning_rate=5e-4, guideline=0.0, bound=9.0)
     config = replace(SMALL, rl=rl, without_simulator=1.0)
     here = list(logged_situations(log, model, progress="test"))
     reinforce(str(tmp_path / "bc"), Rollouts(here, agent, model, config), tmp_path / "rl", config)

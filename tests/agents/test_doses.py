@@ -8,12 +8,15 @@ pytest.importorskip("trl", reason="needs the train extra")
 
 import torch
 
+from agents.curriculum import CurriculumConfig
+from agents.curriculum.config import ReinforcementConfig
 from agents.curriculum.doses import branched, of_doses
 from agents.curriculum.rollout import digits_at, level_tokens
 from agents.curriculum.tiny import make_model, make_tokenizer, plain_tokenizer
 from agents.llm import prompt
 from agents.llm.dialogue import render
 from sepsis_gym.actions import N_ACTIONS, decode_action
+from sepsis_gym.errors import ConfigError
 
 TOOLS = prompt.tools(simulate=False)
 
@@ -93,3 +96,9 @@ def test_one_pass_tells_the_probabilities_of_all_doses_and_of_the_words(tokenize
                 log = sum(logs[len(opening) - 1 + place, 0] for place in digits[row])
                 assert doses[row, action].item() == pytest.approx(log.exp().item(), rel=1e-3)
     assert doses[0].max() > 100 * doses[0].min() > 0
+
+
+@pytest.mark.parametrize("wrong", [{"kl": 0.0}, {"kl": 0.1, "whole_stay": True}])
+def test_settings_that_would_let_the_words_drift_are_refused(wrong):
+    with pytest.raises(ConfigError, match="all_doses needs"):
+        CurriculumConfig(rl=ReinforcementConfig(all_doses=True, **wrong))
