@@ -138,6 +138,15 @@ def as_the_worst(worth: NDArray[np.floating], failed: NDArray[np.bool_]) -> NDAr
     return np.where(failed, worth.min(), worth)
 
 
+def _digits(tokenizer: Any, decision: Decision) -> tuple[int, int]:
+    failed = decision.counts["repairs"] + decision.counts["fallbacks"]
+    return (-1, -1) if failed else digits_at(tokenizer, decision.completion)
+
+
+def _at(values: NDArray[np.float64], action: NDArray[np.integer]) -> NDArray[np.float64]:
+    return np.take_along_axis(values, action[:, None], 1)[:, 0]
+
+
 class Rollouts:
     """TRL's ``rollout_func``: prompts in, decisions and their worth out.
 
@@ -237,18 +246,17 @@ class Rollouts:
         bad = np.array([one.counts["repairs"] + one.counts["fallbacks"] for one in decided])
         failed = np.array([one.counts["fallbacks"] > 0 for one in decided])
         rl, charges = self.config.rl, self._charges(observations)
-        charge, all_doses = np.take_along_axis(charges, action[:, None], 1)[:, 0], {}
+        charge, all_doses = _at(charges, action), {}
         if not rl.whole_stay:
             values = np.clip(self._values(observations), -rl.bound, rl.bound)
-            value = np.take_along_axis(values, action[:, None], 1)[:, 0]
+            value = _at(values, action)
             if rl.all_doses:
                 failure = value.min() + charge.min() - rl.invalid
                 scale = max(float(np.std(value + charge - rl.invalid * bad)), _LEAST_SCALE)
-                all_doses["worth"] = ((values + charges - failure) / scale).tolist()
-                digits = [digits_at(loaded[1], one.completion) for one in decided]
-                all_doses["digits"] = [
-                    (-1, -1) if wrong else at for at, wrong in zip(digits, bad > 0, strict=True)
-                ]
+                all_doses = {
+                    "worth": ((values + charges - failure) / scale).tolist(),
+                    "digits": [_digits(loaded[1], one) for one in decided],
+                }
         return all_doses | {
             "prompt_ids": [one.prompt for one in decided],
             "completion_ids": [one.completion for one in decided],
