@@ -47,7 +47,7 @@ class ReinforcementConfig:
             else learns (:mod:`agents.curriculum.doses`). For a model that does not reason before it
             prescribes. A group's decisions are then some with the simulator, some without.
         bound: What a single decision may be worth at most, either way; some rare states would
-            outweigh all others.
+            outweigh all others. Not in whole stays.
         at_once: Decisions computed at a time; it bounds the memory.
         learning_rate: At its highest.
         temperature: Of the draws.
@@ -138,6 +138,8 @@ class CurriculumConfig:
                 raise ConfigError(f"at_once {stage.at_once} does not divide a batch of {whole}")
         if self.rl.group < 2:
             raise ConfigError("rl.group must be 2 or more: decisions are compared with each other")
+        if self.rl.bound <= 0:
+            raise ConfigError("rl.bound must be above 0, or every decision is worth the same")
         if self.rl.all_doses and (self.rl.whole_stay or self.rl.kl <= 0):
             raise ConfigError(
                 "rl.all_doses needs rl.kl above 0, which alone holds the words in place, and "

@@ -24,6 +24,7 @@ from agents.planner import PlanningAgent
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.dynamics import TransitionModel
 from sepsis_gym.envs import SepsisEnv
+from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import decode_observation
 
 REWARDS = ("value", "guideline", "invalid")
@@ -248,15 +249,24 @@ class Rollouts:
         rl, charges = self.config.rl, self._charges(observations)
         charge, all_doses = _at(charges, action), {}
         if not rl.whole_stay:
-            values = np.clip(self._values(observations), -rl.bound, rl.bound)
-            value = _at(values, action)
-            if rl.all_doses:
+            values = self._values(observations) if rl.all_doses else None
+            value = (
+                self.beyond_guideline(observations, action)
+                if values is None
+                else _at(values, action)
+            )
+            value = np.clip(value, -rl.bound, rl.bound)
+            if values is not None:
                 failure = value.min() + charge.min() - rl.invalid
                 scale = max(float(np.std(value + charge - rl.invalid * bad)), _LEAST_SCALE)
-                all_doses = {
-                    "worth": ((values + charges - failure) / scale).tolist(),
-                    "digits": [_digits(loaded[1], one) for one in decided],
-                }
+                worth = self._values(observations).clip(-rl.bound, rl.bound) + charges - failure
+                digits = [_digits(loaded[1], one) for one in decided]
+                all_doses = {"worth": (worth / scale).tolist(), "digits": digits}
+                if (bad == 0).any() and max(digits) < (0, 0):
+                    raise ConfigError(
+                        "the model prescribes, but not in the form whose digits are found "
+                        f"({CALL_HEAD!r}, digit, {CALL_MIDDLE!r}, digit): take rl.all_doses=False"
+                    )
         return all_doses | {
             "prompt_ids": [one.prompt for one in decided],
             "completion_ids": [one.completion for one in decided],
@@ -282,10 +292,12 @@ class Rollouts:
 
     def _values(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """[n, 25] the same of all actions."""
-        n = len(observations)
-        actions = np.tile(np.arange(N_ACTIONS), n)
+        n, usual = len(observations), self._guideline.choose(observations)
         repeated = np.repeat(observations, N_ACTIONS, axis=0)
-        return self.beyond_guideline(repeated, actions).reshape(n, N_ACTIONS)
+        patients = decode_observation(repeated, self._model.preprocessing)
+        value = self._planner.value(patients, np.tile(np.arange(N_ACTIONS), n))
+        values = value.reshape(n, N_ACTIONS)
+        return np.asarray(values - _at(values, usual)[:, None], np.float64)
 
     def _charges(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """[n, 25] what is charged for the levels by which actions are away from the guideline."""

@@ -373,6 +373,30 @@ def test_no_failure_is_worth_more_than_a_decision(beginner, log, model, agent, t
     assert total[failed].max() < total[~failed].min()
 
 
+def test_prescriptions_of_another_form_are_not_taken_for_nothing_to_learn(
+    beginner, log, model, agent, tmp_path, monkeypatch
+):
+    base, told = beginner
+    learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
+    rl = ReinforcementConfig(steps=1, patients=4, group=2, at_once=8, all_doses=True, kl=0.1)
+    config = replace(SMALL, rl=rl, without_simulator=1.0)
+    loaded = load(str(tmp_path / "bc"), SMALL)
+    here = list(logged_situations(log, model, progress="test"))
+    rollouts = Rollouts(here, agent, model, config)
+    asked = rollouts.asked([text for text in rollouts.prompts() for _ in range(2)])
+    columns = rollouts.roll(loaded, asked, 0)
+    action, worth = np.array(columns["action"]), np.array(columns["worth"])
+    assert worth.shape == (8, 25)
+    total = np.array(columns["value"]) + np.array(columns["guideline"])
+    own, valid = worth[np.arange(8), action], np.array(columns["valid"]) > 0
+    slope, level = np.polyfit(own[valid], total[valid], 1)
+    np.testing.assert_allclose(slope * own[valid] + level, total[valid], atol=1e-4)
+    assert slope > 0
+    monkeypatch.setattr("agents.curriculum.rollout.digits_at", lambda *_: (-1, -1))
+    with pytest.raises(ConfigError, match=r"take rl\.all_doses=False"):
+        rollouts.roll(loaded, asked, 0)
+
+
 def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent, tmp_path):
     base, _ = beginner
     rl = ReinforcementConfig(steps=1, patients=2, group=3, at_once=6, whole_stay=True)

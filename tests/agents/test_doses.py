@@ -13,6 +13,7 @@ from agents.curriculum.config import ReinforcementConfig
 from agents.curriculum.doses import branched, of_doses
 from agents.curriculum.rollout import digits_at, level_tokens
 from agents.curriculum.tiny import make_model, make_tokenizer, plain_tokenizer
+from agents.curriculum.train import _score_only_what_is_learned
 from agents.llm import prompt
 from agents.llm.dialogue import render
 from sepsis_gym.actions import N_ACTIONS, decode_action
@@ -102,3 +103,32 @@ def test_one_pass_tells_the_probabilities_of_all_doses_and_of_the_words(tokenize
 def test_settings_that_would_let_the_words_drift_are_refused(wrong):
     with pytest.raises(ConfigError, match="all_doses needs"):
         CurriculumConfig(rl=ReinforcementConfig(all_doses=True, **wrong))
+
+
+def test_a_bound_that_makes_all_decisions_equal_is_refused():
+    with pytest.raises(ConfigError, match="bound must be above 0"):
+        CurriculumConfig(rl=ReinforcementConfig(bound=0.0))
+
+
+def test_the_pinned_trl_takes_only_what_is_learned_through_the_vocabulary(tokenizer, monkeypatch):
+    """Private to TRL; were it named otherwise there, training would be slower and not say so."""
+    from trl.trainer import utils
+
+    seen = []
+    apply = utils._ChunkedLogProbFunction.apply
+
+    def remember(hidden, *rest):
+        seen.append(len(hidden))
+        return apply(hidden, *rest)
+
+    _score_only_what_is_learned()
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", remember)
+    network = make_model(tokenizer)
+    utils.add_fused_lm_head(network)
+    ids = torch.arange(40).reshape(2, 20)
+    labels = torch.full_like(ids, -100)
+    labels[:, -3:] = ids[:, -3:]
+    told = network(input_ids=ids, labels=labels, fused_lm_head=True)
+    assert seen == [6]
+    logs = network(ids).logits.log_softmax(-1)[:, -4:-1].gather(2, ids[:, -3:, None])
+    assert told.loss.item() == pytest.approx(-logs.mean().item(), rel=1e-4)
