@@ -70,14 +70,11 @@ class CompiledStep:
         starts: StartStates,
     ) -> None:
         """Lays out the feature table: a row for each of ``_MEAN`` to ``_FILL_Z``."""
-        members, size = packed.candidate_bias.shape
-        # the three gates side by side: long rows
-        recurrent = packed.recurrent.transpose(1, 2, 0, 3).reshape(members, size, 3 * size)
         self._forward = _Forward(packed)
         self._noise_weight = noise_factor.T.copy()
         self._weights = (
-            packed.from_inputs, recurrent, packed.candidate_bias, packed.head, packed.shared,
-            packed.own, self._noise_weight,
+            packed.from_inputs, packed.recurrent, packed.candidate_bias, packed.head,
+            packed.shared, packed.own, self._noise_weight,
         )  # fmt: skip
         rows = preprocessing.feature_table()
         table = np.stack([*rows, preprocessing.standardize(rows[_FILL])]).astype(np.float32)
@@ -213,11 +210,14 @@ def _dose(fluid_ml, dose, factors, x, at):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def _renew(  # type: ignore[no-untyped-def]
-    memory, update, reset, candidate, to_update, to_reset, to_candidate, bias
-):
-    """Moves one member's memory of one patient on."""
-    for j in range(len(memory)):
+def _renew(memory, gates, driven, bias):  # type: ignore[no-untyped-def]
+    """Moves one member's memory of one patient on; gates side by side, [3H] each."""
+    size = len(memory)
+    update, reset, candidate = gates[:size], gates[size : 2 * size], gates[2 * size :]
+    to_update, to_reset, to_candidate = (
+        driven[:size], driven[size : 2 * size], driven[2 * size : 3 * size],
+    )  # fmt: skip
+    for j in range(size):
         recalled = (candidate[j] + bias[j]) * _sigmoid(reset[j] + to_reset[j])
         proposed = _tanh(recalled + to_candidate[j])
         memory[j] = (memory[j] - proposed) * _sigmoid(update[j] + to_update[j]) + proposed
@@ -226,15 +226,10 @@ def _renew(  # type: ignore[no-untyped-def]
 @njit(**_OPTIONS)
 def _renew_all(memory, gates, from_inputs, bias):  # type: ignore[no-untyped-def]
     members, size = bias.shape
-    wide = members * size
     for i in range(len(memory)):
-        row = from_inputs[i]
         for m in range(members):
-            at = m * size
-            _renew(
-                memory[i, m, :size], gates[0, i, m], gates[1, i, m], gates[2, i, m], row[at:],
-                row[wide + at :], row[2 * wide + at :], bias[m],
-            )  # fmt: skip
+            driven = from_inputs[i, 3 * m * size :]
+            _renew(memory[i, m, :size], gates[i, m], driven, bias[m])
 
 
 @njit(**_OPTIONS)
@@ -246,17 +241,14 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
     _add_product(x, from_inputs, driven)
     shared = np.empty((members, N_SHARED), np.float32)
     outputs = np.zeros(N_OWN, np.float32)
-    gates = np.empty((3, size), np.float32)
+    gates, wide = np.empty(3 * size, np.float32), members * size
     for m in range(members):
         kept = memory[0, m, :size]
         gates[:] = 0
-        _add_product(kept, recurrent[m], gates.reshape(-1))
-        at, wide = m * size, members * size
-        _renew(
-            kept, gates[0], gates[1], gates[2], driven[at:], driven[wide + at :],
-            driven[2 * wide + at :], candidate_bias[m],
-        )  # fmt: skip
-        head = driven[3 * wide + at : 3 * wide + at + size]
+        _add_product(kept, recurrent[m], gates)
+        _renew(kept, gates, driven[3 * m * size :], candidate_bias[m])
+        at = 3 * wide + m * size
+        head = driven[at : at + size]
         _add_product(kept, head_weight[m], head)
         for j in range(size):
             head[j] = max(head[j], np.float32(0))

@@ -35,8 +35,8 @@ class PackedWeights:
 
     Attributes:
         from_inputs: [131, 4MH + 41M] what the inputs (and a 1 for the biases) bring to each
-            member's update, reset, candidate and head, and straight to its shared outputs.
-        recurrent: [3, M, H, H] what the memory brings to update, reset and candidate.
+            member's three gates, then to each one's head, and straight to its shared outputs.
+        recurrent: [M, H, 3H] what the memory brings to the gates: update, reset and candidate.
         candidate_bias: [M, H] of the memory's part of the candidate.
         head: [M, H, H] from the new memory to the head.
         shared: [M, H, 41] from the head to the outputs that are averaged over the members.
@@ -71,12 +71,11 @@ class PackedWeights:
         outputs = weights["output_weight"] * output
         own = np.concatenate([outputs, rows["outputs"]], axis=1)[..., _OWN_COLUMNS]
         shared = rows["outputs"][..., _SHARED_COLUMNS]
-        parts = (*np.split(rows["gates"], 3, 2), rows["head"], shared)
+        parts = rows["gates"], rows["head"], shared
         flat = [part.transpose(1, 0, 2).reshape(N_INPUTS + 1, -1) for part in parts]
-        recurrent = np.split(weights["recurrent_weight"] * gate, 3, 2)
         return cls(
             from_inputs=np.concatenate(flat, axis=1),
-            recurrent=np.stack(recurrent),
+            recurrent=weights["recurrent_weight"] * gate,
             candidate_bias=candidate_bias,
             head=weights["head_weight"][:, :hidden].copy(),
             shared=outputs[..., _SHARED_COLUMNS].copy(),
@@ -133,7 +132,7 @@ class NumpyForward:
         arrays = self._arrays(n)
         np.matmul(arrays.seen[:, size:], w.from_inputs, out=arrays.from_inputs)
         kept, wide = memory[:, :, :size].swapaxes(0, 1), 3 * self.members * size
-        np.matmul(kept, w.recurrent, out=arrays.gates.swapaxes(1, 2))
+        np.matmul(kept, w.recurrent, out=arrays.gates.swapaxes(0, 1))
         self._renew(memory, arrays.gates, arrays.from_inputs)
         head, shared = arrays.head, arrays.shared
         np.matmul(kept, w.head, out=head.swapaxes(0, 1))
@@ -144,18 +143,18 @@ class NumpyForward:
         return shared, self._own(arrays, own)
 
     def _renew(self, memory: _Floats, gates: _Floats, from_inputs: _Floats) -> None:
-        """Moves the [n, M, H + 1] memory on; the [3, n, M, H] gates are used up."""
-        _, n, members, size = gates.shape
-        driven = from_inputs[:, : 3 * members * size].reshape(n, 3, members, size).swapaxes(0, 1)
-        switches, candidate = gates[:2], gates[2]
-        switches += driven[:2]
+        """Moves the [n, M, H + 1] memory on; the [n, M, 3H] gates are used up."""
+        size = self.hidden
+        driven = from_inputs[:, : gates[0].size].reshape(gates.shape)
+        switches, candidate = gates[..., : 2 * size], gates[..., 2 * size :]
+        switches += driven[..., : 2 * size]
         np.tanh(switches, out=switches)
         switches *= _HALF
         switches += _HALF
-        update, reset = switches
+        update, reset = switches[..., :size], switches[..., size:]
         candidate += self._w.candidate_bias
         candidate *= reset
-        candidate += driven[2]
+        candidate += driven[..., 2 * size :]
         np.tanh(candidate, out=candidate)
         after = memory[:, :, :size]
         after -= candidate
@@ -195,7 +194,7 @@ class NumpyForward:
         shapes = {
             "seen": (n, size + N_INPUTS + 1),
             "from_inputs": (n, self._w.from_inputs.shape[1]),
-            "gates": (3, n, members, size),
+            "gates": (n, members, 3 * size),
             "head": (n, members, size),
             "shared": (n, members, N_SHARED),
             "own": (n, N_OWN),

@@ -47,11 +47,11 @@ class TorchForward:
         before = self._put(memory[:, :, :size]).transpose(0, 1)
         widths = [3 * self.members * size, self.members * size, self.members * N_SHARED]
         driven, to_head, direct = torch.split(inputs @ w["from_inputs"], widths, dim=1)
-        driven = driven.view(n, 3, self.members, size).permute(1, 2, 0, 3)
-        gates = torch.matmul(before, w["recurrent"])
-        update, reset = (1 + torch.tanh(gates[:2] + driven[:2])) / 2
-        candidate = gates[2] + w["candidate_bias"][:, None]
-        candidate = torch.tanh(reset * candidate + driven[2])
+        driven, gates = self._by_member(driven), before @ w["recurrent"]
+        switches = gates[..., : 2 * size] + driven[..., : 2 * size]
+        update, reset = ((1 + torch.tanh(switches)) / 2).chunk(2, dim=-1)
+        candidate = gates[..., 2 * size :] + w["candidate_bias"][:, None]
+        candidate = torch.tanh(reset * candidate + driven[..., 2 * size :])
         after = candidate + update * (before - candidate)
         head = torch.relu(after @ w["head"] + self._by_member(to_head))
         shared = head @ w["shared"] + self._by_member(direct)

@@ -210,7 +210,7 @@ def without_simulator(messages: Sequence[Message], preprocessing: Preprocessing)
     """The same decision by an agent that has no simulator."""
     system = prompt.system_prompt(preprocessing, simulate=False)
     first = next(turn for turn in messages if turn["role"] == "assistant")
-    last = dict(messages[-1])
-    if first is not messages[-1]:
-        last["content"] = f"{first['content'].removesuffix(COMPARE)} {last['content']}".strip()
+    last, said = dict(messages[-1]), first["content"].removesuffix(COMPARE)
+    if not last["content"].startswith(said):
+        last["content"] = f"{said} {last['content']}".strip()
     return [{"role": "system", "content": system}, messages[1], last]

@@ -213,13 +213,17 @@ def patient_message(info: Info, past: Past) -> str:
             hours = info["age_hours"][index]
             when = f" ({hours:.0f} h ago)" if hours > 0 else _trend(index, past.last)
             lines.append(f"- {feature.name} {rounded(info['state'][index])} {feature.unit}{when}")
-    fluid_level, vasopressor_level = decode_action(info["previous_action"])
-    lines.append(
-        f"In short: {_known(info, 'meanbp', 'MAP')}, {_known(info, 'lactate', 'lactate')}, SOFA "
-        f"{info['sofa']}; running are fluid level {fluid_level} and vasopressor level "
-        f"{vasopressor_level}."
-    )
+    lines.append(f"In short: {_in_short(info)}.")
     return "\n".join(lines)
+
+
+def _in_short(info: Info) -> str:
+    fluid_level, vasopressor_level = decode_action(info["previous_action"])
+    return (
+        f"{_known(info, 'meanbp', 'MAP')}, {_known(info, 'lactate', 'lactate')}, SOFA "
+        f"{info['sofa']}; running are fluid level {fluid_level} and vasopressor level "
+        f"{vasopressor_level}"
+    )
 
 
 def _known(info: Info, name: str, said: str) -> str:
@@ -284,6 +288,7 @@ def simulation_message(
     """What the simulation tool answers, as JSON; only of what is known of the patient now.
 
     Each value comes with its change from now and 5-95% bounds, within what can be measured at all.
+    The present comes again at the end, as in :func:`patient_message`.
 
     Args:
         actions: The k candidates.
@@ -293,7 +298,7 @@ def simulation_message(
             outside what the data cover; None to tell the disagreement alone.
     """
     values, spread = (np.clip(told, LOW, HIGH) for told in (simulation.values, simulation.spread))
-    candidates, short = [], []
+    candidates, short, ranks = [], [], []
     for k, action in enumerate(actions):
         fluid_level, vasopressor_level = decode_action(action)
         after = {}
@@ -307,10 +312,12 @@ def simulation_message(
         doubt = float(simulation.epistemic[k])
         outside = support_limit is not None and doubt > support_limit
         pressure = f"MAP {rounded(values[k, _MAP])}, " if info["known"][_MAP] else ""
+        doses = f"fluid {fluid_level}, vasopressor {vasopressor_level}"
+        risk = float(simulation.mortality_90d[k])
         short.append(
-            f"fluid {fluid_level}, vasopressor {vasopressor_level}: {pressure}90-day risk "
-            f"{simulation.mortality_90d[k]:.1%}{', ' + OUTSIDE if outside else ''}"
+            f"{doses}: {pressure}90-day risk {risk:.1%}{', ' + OUTSIDE if outside else ''}"
         )
+        ranks.append((outside, risk, doses))
         candidates.append(
             {
                 "iv_fluid": int(fluid_level),
@@ -318,9 +325,16 @@ def simulation_message(
                 "after": after,
                 "sofa": int(simulation.sofa[k]),
                 "risk of death in the step": f"{simulation.died[k]:.1%}",
-                "risk of death within 90 days": f"{simulation.mortality_90d[k]:.1%}",
+                "risk of death within 90 days": f"{risk:.1%}",
                 "support": (f"{OUTSIDE}; " if outside else "") + f"models differ by {doubt:.2f} z",
             }
         )
-    caution = "predictions of a learned model"
-    return json.dumps({"candidates": candidates, "caution": caution, "in short": "; ".join(short)})
+    if len(ranks) > 1:
+        short.append(f"least risk: {min(ranks)[-1]}")
+    answer = {
+        "candidates": candidates,
+        "caution": "predictions of a learned model",
+        "in short": "; ".join(short),
+        "now": _in_short(info),
+    }
+    return json.dumps(answer)

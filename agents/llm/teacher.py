@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from agents.baselines import NoTreatmentAgent
+from agents.guideline import GuidelineConfig
 from agents.llm.agent import LLMAgent
 from agents.llm.backend import Message, Reply, Sampling, ToolCall
 from agents.llm.prompt import LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG, MAX_CANDIDATES, OUTSIDE
@@ -23,6 +24,7 @@ WEIGHED = "Weighed by risk, MAP and doses."
 COMPARE = " Compare the guided treatment with what runs and an alternative."
 Doses = tuple[int, int]
 """Fluid level, vasopressor level."""
+_WEAN_MMHG = GuidelineConfig().map_wean_mmhg
 _RISK_PER_MMHG = 0.01  # a MAP of 60 instead of 65 weighs as much as 5 points of 90-day risk
 _RISK_PER_LEVEL = 0.002  # of two treatments that promise the same, the lesser
 _RUNNING = re.compile(r"^Running: .*\(level (\d)\), .*\(level (\d)\)$", re.MULTILINE)
@@ -56,16 +58,20 @@ class _Patient:
         return self.low or (self.lactate is not None and self.lactate > LACTATE_HIGH_MMOL_L)
 
     def __str__(self) -> str:
-        """All that the first proposal depends on, so that it follows from the words before it."""
-        pressure = "MAP is not known" if self.map_mmhg is None else f"MAP is {self.map_mmhg:g}"
+        """All that the guidance's doses depend on, so that they follow from the words before."""
+        pressure = "MAP is not known"
         if self.map_mmhg is not None:
-            pressure += f", {'below' if self.low else 'not below'} the target of 65"
+            passed = self.map_mmhg > _WEAN_MMHG
+            where = f"above {_WEAN_MMHG:g}" if passed else "below" if self.low else "at"
+            target = "" if passed else f" the target of {MAP_TARGET_MMHG:g}"
+            pressure = f"MAP is {self.map_mmhg:g}, {where}{target}"
         lactate = "lactate not known"
         if self.lactate is not None:
             high = self.lactate > LACTATE_HIGH_MMOL_L
             lactate = f"lactate {self.lactate:g}, {'high' if high else 'not high'}"
         fluid, vasopressor = self.running
-        return f"{pressure}; {lactate}; running fluid {fluid}, vasopressor {vasopressor}."
+        sign = f"{'' if self.hypoperfused else 'no '}hypoperfusion"
+        return f"{pressure}; {lactate}: {sign}; running fluid {fluid}, vasopressor {vasopressor}."
 
     def proposals(self) -> list[Doses]:
         """The guideline's treatment first, then what runs, then a step further or back."""
@@ -139,7 +145,7 @@ class RuleBackend:
             untried = [doses for doses in near if doses not in tried]
             if untried:
                 return _simulate(untried, f"Best is {_told(best)}. Look around it.")
-        return _prescribe((fluid, vasopressor), WEIGHED)
+        return _prescribe((fluid, vasopressor), f"{patient} {WEIGHED}")
 
     def next_token(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, prefix: str = ""
