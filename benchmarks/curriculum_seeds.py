@@ -18,7 +18,7 @@ from rich.table import Table
 
 Score = dict[str, Any]
 COLUMNS: dict[str, Callable[[Score], Any]] = {
-    "value in the world model": lambda score: score["value"] if score["valid"] else None,
+    "value in the world model": lambda score: score["value"],
     "beyond stage before": lambda score: score["value_gained"],
     "true return beyond clinicians": lambda score: score["truth"] and score["truth"]["difference"],
     "beyond stage before ": lambda score: score["truth_gained"],

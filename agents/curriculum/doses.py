@@ -27,6 +27,8 @@ class _Node(NamedTuple):
 
 _COLUMNS = ("digits", "worth")
 _NOTHING = -100
+_SOFTER = 2.0
+"""Temperature of the expectation; times it, for the gradient is a part of what it was."""
 _ALIKE = 16
 """Dialogues computed together, so that they pad little."""
 
@@ -61,7 +63,7 @@ class DoseTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types for a 
         self._metrics["train"]["doses/entropy"].append(
             torch.special.entr(doses.detach()).sum(1).mean().item()
         )
-        expected = (doses * inputs["worth"]).sum(1)
+        expected = _SOFTER * (softened(doses) * inputs["worth"]).sum(1)
         of_tokens = self.max_completion_length * self.current_gradient_accumulation_steps
         return words - expected.mean() / of_tokens
 
@@ -102,6 +104,17 @@ class DoseTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL has no types for a 
         self._probabilities[rows] = doses
         words = slice(t - kept - 1, t - 1)
         return out.log_probs[:, words], out.entropy[:, words]
+
+
+def softened(doses: torch.Tensor) -> torch.Tensor:
+    """[n, 25] probabilities at a higher temperature; 0 throughout where they were.
+
+    What is best is the same. But of what a model is sure of, and after imitation it is sure of most
+    of its doses, the expectation has next to no gradient.
+    """
+    least = torch.finfo(doses.dtype).tiny
+    told = torch.softmax(doses.clamp_min(least).log() / _SOFTER, 1)
+    return told * (doses.detach().sum(1, keepdim=True) > 0)
 
 
 def branched(

@@ -37,10 +37,11 @@ class StageScore:
 
     Attributes:
         agent: Its name.
-        valid: Share of the logged test decisions that it made by valid calls alone.
+        valid: Share of the logged test decisions that it made by valid calls alone; of the first
+            some alone if none of those was.
         agreement: Share in which it gave the teacher's doses.
         value: What the world model expects of its doses beyond the guideline's, by the planner that
-            reinforcement is paid by.
+            reinforcement is paid by; None if no call is valid.
         value_gained: The same beyond the stage before, decision by decision; None if that gave
             no valid call.
         truth: Of new patients; None where none are to be had, or no call is valid.
@@ -50,7 +51,7 @@ class StageScore:
     agent: str
     valid: float
     agreement: float
-    value: Measured
+    value: Measured | None
     value_gained: Measured | None = None
     truth: TrueValue | None = None
     truth_gained: Measured | None = None
@@ -58,7 +59,7 @@ class StageScore:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a model decided in each logged state of the test stays.
+    """What a model decided in the n first logged states of the test stays, most often in all.
 
     Attributes:
         action: [n].
@@ -114,7 +115,7 @@ class Ablation:
         self._score("teacher", self._of(self._taught), self._treated("teacher", teacher))
 
     def _of(self, action: NDArray[np.int64]) -> Decided:
-        value = self._rollouts.beyond_guideline(self._observations, action)
+        value = self._rollouts.beyond_guideline(self._observations[: len(action)], action)
         return Decided(action, np.ones(len(action)), value)
 
     def add(
@@ -133,10 +134,11 @@ class Ablation:
         n = len(self._rollouts.situations)
         loaded = backend.network, backend.tokenizer
         asked = [{"at": at, "simulate": simulate} for at in range(n)]
-        parts = [
-            self._rollouts.roll(loaded, asked[at : at + _AT_ONCE], 0)
-            for at in tqdm(range(0, n, _AT_ONCE), "decisions", disable=None)
-        ]
+        parts: list[dict[str, Any]] = []
+        for at in tqdm(range(0, n, _AT_ONCE), "decisions", disable=None):
+            parts.append(self._rollouts.roll(loaded, asked[at : at + _AT_ONCE], 0))
+            if not any(parts[0]["valid"]):  # one that cannot call says much, to no end
+                break
         action, valid = (np.concatenate([p[name] for p in parts]) for name in ("action", "valid"))
         # the reward of a failed decision is no measure of what the fallback decided
         return {**vars(self._of(action)), "valid": valid}
@@ -169,15 +171,16 @@ class Ablation:
         truth = gained = truth_gained = None
         if self._truth and treated:
             truth = self._truth.compare(treated, self._truth.usual_one_by_one)
-        if before:
+        if before and decided.valid.any():
             gained = self._per_stay(decided.value - before[0].value)
             if self._truth and treated and before[1]:
                 truth_gained = self._truth.compare(treated, before[1]).difference
+        taught = self._taught[: len(decided.action)]
         score = StageScore(
             agent=name,
             valid=float(decided.valid.mean()),
-            agreement=float((decided.action == self._taught).mean()),
-            value=self._per_stay(decided.value),
+            agreement=float((decided.action == taught).mean()),
+            value=self._per_stay(decided.value) if decided.valid.any() else None,
             value_gained=gained,
             truth=truth,
             truth_gained=truth_gained,
@@ -202,12 +205,11 @@ def stages_table(scores: Sequence[StageScore]) -> Table:
     table.columns[0].no_wrap = True
     for score in scores:
         truth = score.truth
-        own = score.valid > 0  # else all of it is the fallback's
         table.add_row(
             score.agent,
             f"{score.valid:.1%}",
-            f"{score.agreement:.1%}" if own else "-",
-            _told(score.value if own else None),
+            f"{score.agreement:.1%}" if score.value else "-",  # else it is the fallback's
+            _told(score.value),
             _told(score.value_gained),
             _told(truth.value if truth else None),
             _told(truth.difference if truth else None),

@@ -40,7 +40,7 @@ from agents.llm.local import read_tool_calls
 from agents.llm.teacher import WEIGHED
 from sepsis_gym.actions import decode_action
 from sepsis_gym.cli import main
-from sepsis_gym.cli.llm_ablation import Ablation
+from sepsis_gym.cli.llm_ablation import Ablation, stages_table
 from sepsis_gym.cli.llm_train import _few
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.trajectories import Trajectories
@@ -551,6 +551,27 @@ def test_the_table_counts_a_fallbacks_decision_as_what_it_is(model, agent, tmp_p
     again = Ablation(cohort, rollouts, model, teacher, tmp_path, 0)
     again.add("bc", backend, None, simulate=True)
     assert again.scores[-1].value == measured.scores[-2].value
+
+
+def test_a_model_that_cannot_call_is_not_asked_on(model, agent, tmp_path, monkeypatch):
+    cohort = _few(Trajectories.load(SAMPLE), 3)
+    here = list(logged_situations(cohort.split("test"), model, progress="test"))
+    rollouts, teacher, asked = Rollouts(here, agent, model, SMALL), TeacherAgent(), []
+    teacher.preprocessing = cohort.preprocessing
+    measured = Ablation(cohort, rollouts, model, teacher, tmp_path, 0)
+    monkeypatch.setattr("sepsis_gym.cli.llm_ablation._AT_ONCE", 8)
+
+    def none_valid(loaded, some, step):
+        asked.extend(some)
+        return {"action": [0] * len(some), "valid": [0.0] * len(some)}
+
+    monkeypatch.setattr(rollouts, "roll", none_valid)
+    backend = SimpleNamespace(network=None, tokenizer=None)
+    assert not measured.add("base", backend, None, simulate=True)
+    assert len(asked) == 8 < len(here)
+    assert measured.scores[-1].valid == 0
+    assert measured.scores[-1].value is measured.scores[-1].value_gained is None
+    assert stages_table(measured.scores).row_count == 3
 
 
 @pytest.mark.parametrize("wrong", [["--stays", "1"], ["--truth-patients", "1"]])
