@@ -10,7 +10,7 @@ import torch
 
 from agents.curriculum import CurriculumConfig
 from agents.curriculum.config import ReinforcementConfig
-from agents.curriculum.doses import branched, of_doses
+from agents.curriculum.doses import branched, of_doses, softened
 from agents.curriculum.rollout import digits_at, level_tokens
 from agents.curriculum.tiny import make_model, make_tokenizer, plain_tokenizer
 from agents.curriculum.train import _score_only_what_is_learned
@@ -97,6 +97,21 @@ def test_one_pass_tells_the_probabilities_of_all_doses_and_of_the_words(tokenize
                 log = sum(logs[len(opening) - 1 + place, 0] for place in digits[row])
                 assert doses[row, action].item() == pytest.approx(log.exp().item(), rel=1e-3)
     assert doses[0].max() > 100 * doses[0].min() > 0
+
+
+def test_what_a_model_is_sure_of_is_learned_about_too():
+    """Order and certainty stay, and a dose given once in a thousand times gets a real gradient."""
+    doses = torch.full((2, N_ACTIONS), 1e-6, dtype=torch.float64)
+    doses[0, 3], doses[0, 7], doses[1] = 1 - 1e-3, 1e-3, 0
+    doses.requires_grad_()
+    told = softened(doses)
+    assert told[1].tolist() == [0.0] * N_ACTIONS
+    assert told[0].sum().item() == pytest.approx(1)
+    assert told[0].argmax() == 3
+    assert told[0, 7] > 20 * doses[0, 7]
+    told[0, 7].backward()
+    assert torch.isfinite(doses.grad).all()
+    assert doses.grad[0, 7] > 0
 
 
 @pytest.mark.parametrize("wrong", [{"kl": 0.0}, {"kl": 0.1, "whole_stay": True}])

@@ -91,6 +91,26 @@ def test_it_proposes_refines_and_takes_the_best_it_saw(toy_model):
     assert (agent.counts["simulations"], agent.counts["repairs"]) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["- meanbp 58 mmHg"], "MAP is 58, below the target of 65; lactate not known: hypo"),
+        (["- meanbp 70 mmHg", "- lactate 3 mmol/L"], "at the target of 65; lactate 3, high: hypo"),
+        (["- meanbp 75.5 mmHg", "- lactate 2 mmol/L"], "above 75; lactate 2, not high: no hypo"),
+        ([], "MAP is not known; lactate not known: no hypo"),
+    ],
+)
+def test_what_the_doses_follow_from_is_said_before_each_of_them(toy_model, lines, said):
+    tools = [{"function": {"name": "prescription"}}]
+    reply = RuleBackend().complete([{"role": "system"}, user((2, 3), lines)], tools)
+    assert said in reply.content
+    assert reply.content.endswith("running fluid 2, vasopressor 3. By the guidance.")
+    agent, _ = decide(toy_model, lambda fluid_ml: {"epistemic": 0 * fluid_ml})
+    _, patient, proposed, *_, answer, last = (turn["content"] for turn in agent.transcript[0])
+    assert last.partition(" Weighed")[0] in proposed
+    assert json.loads(answer)["now"] in patient
+
+
 def test_it_keeps_off_what_the_data_do_not_cover(toy_model):
     def doubtful_where_good(fluid_ml):
         good = fluid_ml > 0
