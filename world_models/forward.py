@@ -145,7 +145,7 @@ class NumpyForward:
     def _renew(self, memory: _Floats, gates: _Floats, from_inputs: _Floats) -> None:
         """Moves the [n, M, H + 1] memory on; the [n, M, 3H] gates are used up."""
         size = self.hidden
-        driven = from_inputs[:, : gates[0].size].reshape(gates.shape)
+        driven = from_inputs[:, : 3 * self.members * size].reshape(gates.shape)
         switches, candidate = gates[..., : 2 * size], gates[..., 2 * size :]
         switches += driven[..., : 2 * size]
         np.tanh(switches, out=switches)
