@@ -17,11 +17,7 @@ from sepsis_gym.sofa import CUT_TABLE
 from world_models.compiled_kernels import FILL, move_all, read_all, renew_all, step_one, tell_all
 from world_models.compiled_starts import CompiledStarts
 from world_models.forward import NumpyForward, PackedWeights
-from world_models.inputs import (
-    AGE_SCALE_HOURS,
-    FLUID_SCALE_ML,
-    VASOPRESSOR_SCALE,
-)
+from world_models.inputs import AGE_SCALE_HOURS, FLUID_SCALE_ML, VASOPRESSOR_SCALE
 from world_models.start_states import StartStates
 
 _Floats = NDArray[np.float32]

@@ -28,7 +28,7 @@ class _Node(NamedTuple):
 _COLUMNS = ("digits", "worth")
 _NOTHING = -100
 _SOFTER = 2.0
-"""Temperature of the expectation; times it, for the gradient is a part of what it was."""
+"""Temperature of the expectation, which is taken times it: so its gradient keeps its size."""
 _ALIKE = 16
 """Dialogues computed together, so that they pad little."""
 

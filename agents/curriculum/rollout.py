@@ -259,7 +259,7 @@ class Rollouts:
             if values is not None:
                 failure = value.min() + charge.min() - rl.invalid
                 scale = max(float(np.std(value + charge - rl.invalid * bad)), _LEAST_SCALE)
-                worth = self._values(observations).clip(-rl.bound, rl.bound) + charges - failure
+                worth = values.clip(-rl.bound, rl.bound) + charges - failure
                 digits = [_digits(loaded[1], one) for one in decided]
                 all_doses = {"worth": (worth / scale).tolist(), "digits": digits}
                 if (bad == 0).any() and max(digits) < (0, 0):

@@ -330,7 +330,8 @@ def simulation_message(
             }
         )
     if len(ranks) > 1:
-        short.append(f"least risk: {min(ranks)[-1]}")
+        apart = len({outside for outside, *_ in ranks}) > 1
+        short.append(f"least risk{' within the data' if apart else ''}: {min(ranks)[-1]}")
     answer = {
         "candidates": candidates,
         "caution": "predictions of a learned model",

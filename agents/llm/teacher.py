@@ -71,6 +71,8 @@ class _Patient:
             lactate = f"lactate {self.lactate:g}, {'high' if high else 'not high'}"
         fluid, vasopressor = self.running
         sign = f"{'' if self.hypoperfused else 'no '}hypoperfusion"
+        if self.map_mmhg is None and self.lactate is None:
+            sign = "hypoperfusion not known"
         return f"{pressure}; {lactate}: {sign}; running fluid {fluid}, vasopressor {vasopressor}."
 
     def proposals(self) -> list[Doses]:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents import make_agent
 from agents.curriculum import CurriculumConfig
 from agents.curriculum.config import ReinforcementConfig, SupervisedConfig
-from agents.curriculum.rollout import Rollouts, decide
+from agents.curriculum.rollout import REWARDS, Rollouts, decide
 from agents.curriculum.situations import logged_situations
 from agents.curriculum.texts import (
     Held,
@@ -354,47 +354,52 @@ def test_imitation_and_then_reinforcement_find_the_best_action(
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "rl").config.vocab_size == len(tokenizer)
 
 
-def test_no_failure_is_worth_more_than_a_decision(beginner, log, model, agent, tmp_path):
-    """The fallback may decide better than the model; then to fail would be learned."""
+JUDGED = (*REWARDS, "valid", "fallback", "action", "worth")
+
+
+@pytest.fixture
+def rolled(beginner, log, model, agent, tmp_path):
+    """Decides a batch after a little imitation, by these settings, each time alike."""
     base, told = beginner
     learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
-    rl = ReinforcementConfig(
-        steps=1, patients=16, group=4, at_once=64, guideline=0.5, temperature=2.0
-    )
-    config = replace(SMALL, rl=rl, without_simulator=1.0)
     loaded = load(str(tmp_path / "bc"), SMALL)
     here = list(logged_situations(log, model, progress="test"))
-    rollouts = Rollouts(here, agent, model, config)
-    asked = rollouts.asked([text for text in rollouts.prompts() for _ in range(4)])
-    columns = rollouts.roll(loaded, asked, 0)
-    total = sum(np.array(columns[name]) for name in ("value", "guideline", "invalid"))
-    failed = np.array(columns["fallback"]) > 0
+
+    def roll(rl):
+        config = replace(SMALL, rl=rl, without_simulator=1.0)
+        rollouts = Rollouts(here, agent, model, config)
+        asked = rollouts.asked([text for text in rollouts.prompts() for _ in range(rl.group)])
+        told = rollouts.roll(loaded, asked, 0)
+        return {name: np.array(column) for name, column in told.items() if name in JUDGED}
+
+    return roll
+
+
+def test_no_failure_is_worth_more_than_a_decision(rolled):
+    """The fallback may decide better than the model; then to fail would be learned."""
+    columns = rolled(
+        ReinforcementConfig(
+            steps=1, patients=16, group=4, at_once=64, guideline=0.5, temperature=2.0
+        )
+    )
+    total, failed = sum(columns[name] for name in REWARDS), columns["fallback"] > 0
     assert 0 < failed.sum() < len(failed)
     assert total[failed].max() < total[~failed].min()
 
 
-def test_prescriptions_of_another_form_are_not_taken_for_nothing_to_learn(
-    beginner, log, model, agent, tmp_path, monkeypatch
-):
-    base, told = beginner
-    learn_texts(str(base), told, tmp_path / "bc", STAGE, SMALL)
+def test_prescriptions_of_another_form_are_not_taken_for_nothing_to_learn(rolled, monkeypatch):
     rl = ReinforcementConfig(steps=1, patients=4, group=2, at_once=8, all_doses=True, kl=0.1)
-    config = replace(SMALL, rl=rl, without_simulator=1.0)
-    loaded = load(str(tmp_path / "bc"), SMALL)
-    here = list(logged_situations(log, model, progress="test"))
-    rollouts = Rollouts(here, agent, model, config)
-    asked = rollouts.asked([text for text in rollouts.prompts() for _ in range(2)])
-    columns = rollouts.roll(loaded, asked, 0)
-    action, worth = np.array(columns["action"]), np.array(columns["worth"])
+    columns = rolled(rl)
+    worth, valid = columns["worth"], columns["valid"] > 0
     assert worth.shape == (8, 25)
-    total = np.array(columns["value"]) + np.array(columns["guideline"])
-    own, valid = worth[np.arange(8), action], np.array(columns["valid"]) > 0
+    total = columns["value"] + columns["guideline"]
+    own = worth[np.arange(8), columns["action"]]
     slope, level = np.polyfit(own[valid], total[valid], 1)
     np.testing.assert_allclose(slope * own[valid] + level, total[valid], atol=1e-4)
     assert slope > 0
     monkeypatch.setattr("agents.curriculum.rollout.digits_at", lambda *_: (-1, -1))
     with pytest.raises(ConfigError, match=r"take rl\.all_doses=False"):
-        rollouts.roll(loaded, asked, 0)
+        rolled(rl)
 
 
 def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent, tmp_path):

@@ -125,6 +125,24 @@ def test_no_impossible_value_is_told_and_thin_support_is():
     assert prompts.OUTSIDE not in unknown
 
 
+@pytest.mark.parametrize(
+    ("epistemic", "limit", "said"),
+    [
+        ((0.31, 0.08), 0.2, "; least risk within the data: fluid 2, vasopressor 2"),
+        ((0.31, 0.31), 0.2, "; least risk: fluid 0, vasopressor 0"),
+        ((0.31, 0.08), None, "; least risk: fluid 0, vasopressor 0"),
+    ],
+)
+def test_the_least_risk_is_that_of_candidates_the_data_cover(epistemic, limit, said):
+    present = shock()[-1]
+    told = simulation(present, epistemic)  # the first has less risk
+    answer = json.loads(prompts.simulation_message([0, 12], told, present, limit))
+    assert answer["in short"].endswith(said)
+    alone = Simulation(*(None if part is None else part[:1] for part in vars(told).values()))
+    answer = json.loads(prompts.simulation_message([0], alone, present, limit))
+    assert "least risk" not in answer["in short"]
+
+
 def test_schemas_are_strict_bounded_and_in_order():
     def objects(schema):
         if schema.get("type") == "object":

@@ -97,7 +97,8 @@ def test_it_proposes_refines_and_takes_the_best_it_saw(toy_model):
         (["- meanbp 58 mmHg"], "MAP is 58, below the target of 65; lactate not known: hypo"),
         (["- meanbp 70 mmHg", "- lactate 3 mmol/L"], "at the target of 65; lactate 3, high: hypo"),
         (["- meanbp 75.5 mmHg", "- lactate 2 mmol/L"], "above 75; lactate 2, not high: no hypo"),
-        ([], "MAP is not known; lactate not known: no hypo"),
+        (["- meanbp 75 mmHg"], "at the target of 65; lactate not known: no hypo"),
+        ([], "MAP is not known; lactate not known: hypoperfusion not known"),
     ],
 )
 def test_what_the_doses_follow_from_is_said_before_each_of_them(toy_model, lines, said):
