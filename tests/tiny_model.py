@@ -27,7 +27,7 @@ from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
 STAYS = 24
-STAGE = SupervisedConfig(400, widening_steps=350, batch_size=4, at_once=4, learning_rate=3e-3)
+STAGE = SupervisedConfig(400, widening_steps=350, batch_size=8, at_once=8, learning_rate=2e-3)
 
 
 def teachers_dialogues(simulate: bool) -> list[tuple[list[dict], list[dict]]]:
