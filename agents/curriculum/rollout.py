@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.curriculum.config import CurriculumConfig
-from agents.curriculum.situations import LoggedSituation, Situation
+from agents.curriculum.situations import LoggedSituation, Situation, evenly
 from agents.guideline import GuidelineAgent
 from agents.llm import LLMAgent, Sampling, TransformersBackend
 from agents.llm.backend import Message
@@ -180,18 +180,20 @@ class Rollouts:
         """As many as the stage asks about, in order."""
         rl, rng = self.config.rl, np.random.default_rng(self.config.seed)
         n = rl.steps * rl.patients
-        if rl.whole_stay:
-            order = rng.integers(2**31, size=n)
-        else:
-            rounds = -(-n // len(self.situations))
-            many = [rng.permutation(len(self.situations)) for _ in range(rounds)]
-            order = np.concatenate(many)[:n]
+        whole = rl.whole_stay
+        order = rng.integers(2**31, size=n) if whole else evenly(self._kinds(), n, rng)
         drawn, share = rng.random(n), self.config.without_simulator
         alone = np.floor(rl.group * share + drawn) if rl.all_doses else rl.group * (drawn < share)
         return [
             json.dumps({"at": int(at), "alone": int(few)})
             for at, few in zip(order, alone, strict=True)
         ]
+
+    def _kinds(self) -> NDArray[np.int64]:
+        """[n] of each situation: what the guideline gives there, fluid or not and which level."""
+        usual = self._guideline.choose(np.stack([each.observation for each in self.situations]))
+        fluid, vasopressor = decode_action(usual)
+        return np.asarray(vasopressor + N_LEVELS * (fluid > 0))
 
     def opening_tokens(self, tokenizer: Any) -> float:
         """How many tokens a model reads before it first speaks, about."""

@@ -85,3 +85,22 @@ def logged_situations(
                 observation, info, before, Bedside(model, patients), row, action, following
             )
             observation, info, row = next_observation, following, row + 1
+
+
+def evenly(kinds: NDArray[np.integer], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draws states of all kinds alike; of a kind all come before one comes again.
+
+    As they are logged, refractory shock is so rare that what suits all others is learned for it.
+
+    Args:
+        kinds: Of each state.
+        n: How many to draw.
+        rng: Source of the order.
+    """
+    of_kind = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    each = -(-n // len(of_kind))
+    columns = []
+    for states in of_kind:
+        many = [rng.permutation(states) for _ in range(-(-each // len(states)))]
+        columns.append(np.concatenate(many)[:each])
+    return np.stack(columns, 1).ravel()[:n]

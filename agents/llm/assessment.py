@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from agents.llm.prompt import (
+    FIO2_HIGH,
     LACTATE_HIGH_MMOL_L,
     MAP_TARGET_MMHG,
     OUTCOMES,
     Past,
     patient_message,
     rounded,
+    with_unit,
 )
 from sepsis_gym.actions import decode_action
 from sepsis_gym.agent import Info
 from sepsis_gym.dynamics import Simulation
-from sepsis_gym.features import FEATURE_INDEX, FEATURES
+from sepsis_gym.features import FEATURE_INDEX
 
 _YES_OR_NO = "Answer yes or no."
 QUESTIONS = {
@@ -28,6 +30,7 @@ _MAP = FEATURE_INDEX["meanbp"]
 _TARGETS = (
     ("meanbp", "MAP", MAP_TARGET_MMHG),
     ("lactate", "lactate", LACTATE_HIGH_MMOL_L),
+    ("fio2", "FiO2", FIO2_HIGH),
 )
 _SOFA_ASKED = 6
 """About as many logged states lie above it as not."""
@@ -81,7 +84,7 @@ def present_facts(info: Info) -> dict[str, bool]:
         at = FEATURE_INDEX[name]
         if info["known"][at]:
             shown = float(rounded(info["state"][at]))
-            facts[f"Is {said} above {target:g} {FEATURES[at].unit}?"] = shown > target
+            facts[f"Is {said} above {with_unit(f'{target:g}', at)}?"] = shown > target
     return {f"{question} {_YES_OR_NO}": bool(truth) for question, truth in facts.items()}
 
 

@@ -20,6 +20,8 @@ from sepsis_gym.preprocessing import Preprocessing
 
 MAP_TARGET_MMHG = 65.0
 LACTATE_HIGH_MMOL_L = 2.0
+FIO2_HIGH = 0.6
+"""No more fluid from this on; see :class:`agents.guideline.GuidelineConfig`."""
 MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
 """Earlier steps of the stay that are told one by one."""
@@ -116,7 +118,8 @@ def _task(preprocessing: Preprocessing, ask: str) -> str:
             + _levels(bins.vasopressor_edges, bins.vasopressor_doses, ".2f"),
             "Guidance: keep MAP at 65 mmHg or above. Hypoperfusion (lactate above 2 mmol/L or MAP "
             "below 65) needs at least some fluid early on; give vasopressor if MAP stays below 65 "
-            "after fluid. Avoid more vasopressor than the target needs and fluid overload.",
+            "after fluid. Avoid more vasopressor than the target needs and fluid overload: no more "
+            f"fluid from an FiO2 of {FIO2_HIGH:g} on.",
             ask,
         ]
     )
@@ -220,9 +223,9 @@ def patient_message(info: Info, past: Past) -> str:
 def _in_short(info: Info) -> str:
     fluid_level, vasopressor_level = decode_action(info["previous_action"])
     return (
-        f"{_known(info, 'meanbp', 'MAP')}, {_known(info, 'lactate', 'lactate')}, SOFA "
-        f"{info['sofa']}; running are fluid level {fluid_level} and vasopressor level "
-        f"{vasopressor_level}"
+        f"{_known(info, 'meanbp', 'MAP')}, {_known(info, 'lactate', 'lactate')}, "
+        f"{_known(info, 'fio2', 'FiO2')}, SOFA {info['sofa']}; running are fluid level "
+        f"{fluid_level} and vasopressor level {vasopressor_level}"
     )
 
 
@@ -232,7 +235,7 @@ def _known(info: Info, name: str, said: str) -> str:
         return f"{said} not known"
     hours = info["age_hours"][at]
     when = f" ({hours:.0f} h ago)" if hours > 0 else ""
-    return f"{said} {rounded(info['state'][at])} {FEATURES[at].unit}{when}"
+    return f"{said} {with_unit(rounded(info['state'][at]), at)}{when}"
 
 
 def _trend(index: int, last: Info | None) -> str:
@@ -251,6 +254,12 @@ def level_messages(
         messages.append({"role": "assistant", "content": str(fluid_level)})
         messages.append({"role": "user", "content": "And which vasopressor level?"})
     return messages
+
+
+def with_unit(number: str, index: int) -> str:
+    """A feature's value as it is said: a fraction has no unit."""
+    unit = FEATURES[index].unit
+    return number if unit == "fraction" else f"{number} {unit}"
 
 
 def rounded(value: SupportsFloat) -> str:

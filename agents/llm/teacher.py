@@ -14,7 +14,13 @@ from agents.baselines import NoTreatmentAgent
 from agents.guideline import GuidelineConfig
 from agents.llm.agent import LLMAgent
 from agents.llm.backend import Message, Reply, Sampling, ToolCall
-from agents.llm.prompt import LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG, MAX_CANDIDATES, OUTSIDE
+from agents.llm.prompt import (
+    FIO2_HIGH,
+    LACTATE_HIGH_MMOL_L,
+    MAP_TARGET_MMHG,
+    MAX_CANDIDATES,
+    OUTSIDE,
+)
 from agents.policy import AgentRecord
 from sepsis_gym.actions import N_LEVELS
 from sepsis_gym.dynamics import Simulator
@@ -39,15 +45,17 @@ class _Patient:
     running: Doses
     map_mmhg: float | None
     lactate: float | None
+    fio2: float | None
 
     @classmethod
     def read(cls, text: str) -> Self:
         running = _RUNNING.search(text)
         if running is None:
             raise AgentReplyError("the teacher cannot read which treatment is running")
-        found = (re.search(_VALUE.format(n), text, re.MULTILINE) for n in ("meanbp", "lactate"))
-        map_mmhg, lactate = (float(value[1]) if value else None for value in found)
-        return cls((int(running[1]), int(running[2])), map_mmhg, lactate)
+        named = ("meanbp", "lactate", "fio2")
+        found = (re.search(_VALUE.format(name), text, re.MULTILINE) for name in named)
+        known = (float(value[1]) if value else None for value in found)
+        return cls((int(running[1]), int(running[2])), *known)
 
     @property
     def low(self) -> bool:
@@ -56,6 +64,10 @@ class _Patient:
     @property
     def hypoperfused(self) -> bool:
         return self.low or (self.lactate is not None and self.lactate > LACTATE_HIGH_MMOL_L)
+
+    @property
+    def enough_fluid(self) -> bool:
+        return self.fio2 is not None and self.fio2 >= FIO2_HIGH
 
     def __str__(self) -> str:
         """All that the guidance's doses depend on, so that they follow from the words before."""
@@ -69,11 +81,17 @@ class _Patient:
         if self.lactate is not None:
             high = self.lactate > LACTATE_HIGH_MMOL_L
             lactate = f"lactate {self.lactate:g}, {'high' if high else 'not high'}"
+        oxygen = "FiO2 not known"
+        if self.fio2 is not None:
+            oxygen = f"FiO2 {self.fio2:g}, {'high' if self.enough_fluid else 'not high'}"
         fluid, vasopressor = self.running
         sign = f"{'' if self.hypoperfused else 'no '}hypoperfusion"
         if self.map_mmhg is None and self.lactate is None:
             sign = "hypoperfusion not known"
-        return f"{pressure}; {lactate}: {sign}; running fluid {fluid}, vasopressor {vasopressor}."
+        return (
+            f"{pressure}; {lactate}: {sign}; {oxygen}; "
+            f"running fluid {fluid}, vasopressor {vasopressor}."
+        )
 
     def proposals(self) -> list[Doses]:
         """The guideline's treatment first, then what runs, then a step further or back."""
@@ -81,8 +99,9 @@ class _Patient:
         if self.map_mmhg is None and not self.hypoperfused:
             return [self.running]
         toward = 0 if self.map_mmhg is None else 1 if self.low else -1
-        guided = max(1, fluid) if self.hypoperfused else fluid - 1
-        other = fluid + (1 if self.hypoperfused else -1)
+        needed = self.hypoperfused and not self.enough_fluid
+        guided = 0 if self.enough_fluid else max(1, fluid) if needed else fluid - 1
+        other = fluid + (1 if needed else -1)
         return _distinct(
             [
                 _within(guided, vasopressor + toward),

@@ -401,6 +401,6 @@ def test_the_prompt_reads_like_a_chart(toy_model):
         "Now (hours since measured, if not in this step):\n"
         "- meanbp 61 mmHg\n"
         "- lactate 3.2 mmol/L (4 h ago)\n"
-        "In short: MAP 61 mmHg, lactate 3.2 mmol/L (4 h ago), SOFA "
+        "In short: MAP 61 mmHg, lactate 3.2 mmol/L (4 h ago), FiO2 not known, SOFA "
         f"{info['sofa']}; running are fluid level 0 and vasopressor level 0."
     )

@@ -98,7 +98,8 @@ def test_it_proposes_refines_and_takes_the_best_it_saw(toy_model):
         (["- meanbp 70 mmHg", "- lactate 3 mmol/L"], "at the target of 65; lactate 3, high: hypo"),
         (["- meanbp 75.5 mmHg", "- lactate 2 mmol/L"], "above 75; lactate 2, not high: no hypo"),
         (["- meanbp 75 mmHg"], "at the target of 65; lactate not known: no hypo"),
-        ([], "MAP is not known; lactate not known: hypoperfusion not known"),
+        ([], "MAP is not known; lactate not known: hypoperfusion not known; FiO2 not known; "),
+        (["- meanbp 58 mmHg", "- fio2 0.6 fraction"], ": hypoperfusion; FiO2 0.6, high; "),
     ],
 )
 def test_what_the_doses_follow_from_is_said_before_each_of_them(toy_model, lines, said):
