@@ -54,8 +54,8 @@ class ReinforcementConfig:
         kl: Weight of the divergence from the model before the stage.
         whole_stay: Whether a decision is worth what the world model pays until the stay ends, the
             model itself deciding on, instead.
-        horizon: Steps the planner looks ahead. From 3 on it values one dose for everybody, or
-            nearly none, above the guideline (:func:`Rollouts.roll` then teaches just that).
+        horizon: Steps the planner looks ahead. What a single step promises, patients do not keep
+            (``benchmarks/curriculum_reward.py``).
         doubt: Its charge per unit of the ensemble's disagreement; not in whole stays.
         guideline: Charged per level away from the guideline's doses.
         invalid: Charged per reply that is no valid call. What the fallback then decides is worth
@@ -72,7 +72,7 @@ class ReinforcementConfig:
     temperature: float = 1.0
     kl: float = 0.0
     whole_stay: bool = False
-    horizon: int = 1
+    horizon: int = 2
     doubt: float = 20.0
     guideline: float = 0.3
     invalid: float = 1.0

@@ -19,7 +19,7 @@ from agents import make_agent
 from agents.curriculum import CurriculumConfig
 from agents.curriculum.config import ReinforcementConfig, SupervisedConfig
 from agents.curriculum.rollout import REWARDS, Rollouts, decide
-from agents.curriculum.situations import logged_situations
+from agents.curriculum.situations import evenly, logged_situations
 from agents.curriculum.texts import (
     Held,
     decisions,
@@ -419,6 +419,16 @@ def test_whole_stays_of_a_group_part_at_one_decision(beginner, log, model, agent
     assert paid[0] != paid[3]
     assert told["prompt_ids"][0] == told["prompt_ids"][2] != told["prompt_ids"][3]
     assert rollouts.roll((network, AutoTokenizer.from_pretrained(base)), asked, 0) == told
+
+
+def test_rare_states_come_as_often_as_frequent_ones():
+    kinds = np.repeat([3, 7, 1], [100, 4, 30])
+    order = evenly(kinds, 63, np.random.default_rng(0))
+    assert Counter(kinds[order].tolist()) == {3: 21, 7: 21, 1: 21}
+    assert Counter(kinds[order[:30]].tolist()) == {3: 10, 7: 10, 1: 10}  # in each batch
+    times = np.bincount(order, minlength=len(kinds))
+    assert (times[kinds == 3].max(), times[kinds == 1].max()) == (1, 1)
+    assert (times[kinds == 7].min(), times[kinds == 7].max()) == (5, 6)
 
 
 def test_a_batch_is_of_like_length_and_all_texts_come():
