@@ -12,8 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from agents.curriculum import CurriculumConfig
 from agents.curriculum.config import SupervisedConfig
 from agents.curriculum.tiny import plain_tokenizer, write_tiny
@@ -26,8 +24,7 @@ from sepsis_gym.trajectories import Trajectories
 from world_models import load_world_model
 
 ROOT = Path(__file__).parents[1]
-STAYS = 24
-STAGE = SupervisedConfig(400, widening_steps=350, batch_size=8, at_once=8, learning_rate=2e-3)
+STAGE = SupervisedConfig(600, widening_steps=450, batch_size=8, at_once=8, learning_rate=2e-3)
 
 
 def teachers_dialogues(simulate: bool) -> list[tuple[list[dict], list[dict]]]:
@@ -36,9 +33,7 @@ def teachers_dialogues(simulate: bool) -> list[tuple[list[dict], list[dict]]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dialogues.jsonl"
         agent = TeacherAgent(simulate=simulate, transcript_file=file)
-        agent_probabilities(
-            "teacher", agent, log.select(np.arange(STAYS)), load_world_model("default")
-        )
+        agent_probabilities("teacher", agent, log, load_world_model("default"))
         told = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
     for dialogue in told:
         del dialogue[4:-1]
