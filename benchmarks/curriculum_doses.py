@@ -4,9 +4,8 @@ Usage: python benchmarks/curriculum_doses.py COHORT OUT
 
 Reads the actions that the table of the run kept. Hypoperfusion is what the guidance of the prompt
 calls so; in refractory shock the pressure is below its target while the third or fourth vasopressor
-level runs. The last line is what the planner that reinforcement is paid by expects there, a step
-ahead, of the highest level beyond the one below it, with the charge for distance from the
-guideline.
+level runs. The last line is what the planner that reinforcement is paid by expects there of the
+highest level beyond the one below it, with the charge for distance from the guideline.
 """
 
 import sys
@@ -18,14 +17,14 @@ from rich.table import Table
 
 from agents.curriculum import TINY
 from agents.guideline import GuidelineAgent
-from agents.llm.prompt import LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG
+from agents.llm.prompt import FIO2_HIGH, LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG
 from agents.planner import PlanningAgent
 from sepsis_gym.actions import N_LEVELS, decode_action, encode_action
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.patients import OBSERVATION_SLICES, decode_observation
 from sepsis_gym.trajectories import Trajectories
 
-MAP, LACTATE = FEATURE_INDEX["meanbp"], FEATURE_INDEX["lactate"]
+MAP, LACTATE, FIO2 = (FEATURE_INDEX[name] for name in ("meanbp", "lactate", "fio2"))
 HIGHEST = N_LEVELS - 1
 
 
@@ -41,6 +40,7 @@ def main(cohort: str, out: str) -> None:
     values = log.values[rows]
     known = log.preprocessing.known(log.age[rows])
     low = known[:, MAP] & (values[:, MAP] < MAP_TARGET_MMHG)
+    wet = known[:, FIO2] & (values[:, FIO2] >= FIO2_HIGH)
     poor = low | (known[:, LACTATE] & (values[:, LACTATE] > LACTATE_HIGH_MMOL_L))
     seen = log.observations()[rows]
     running = decode_action(seen[:, OBSERVATION_SLICES["previous_action"]].argmax(1))[1]
@@ -49,6 +49,7 @@ def main(cohort: str, out: str) -> None:
     table = Table(
         "agent",
         f"highest fluid in hypoperfusion ({poor.sum()})",
+        f"most frequent at an FiO2 below {FIO2_HIGH:g}",
         f"no fluid elsewhere ({(~poor).sum()})",
         f"highest vasopressor in refractory shock ({shock.sum()})",
     )
@@ -57,8 +58,9 @@ def main(cohort: str, out: str) -> None:
         if len(action) == n:  # else the model cannot call
             fluid, dose = decode_action(action)
             shares = (fluid[poor] == HIGHEST, fluid[~poor] == 0, dose[shock] == HIGHEST)
-            table.add_row(name, *(f"{share.mean():.0%}" for share in shares))
-    Console(width=140).print(table)
+            first, *others = (f"{share.mean():.0%}" for share in shares)
+            table.add_row(name, first, f"{np.bincount(fluid[poor & ~wet]).argmax()}", *others)
+    Console(width=160).print(table)
     planner = PlanningAgent("default", horizon=TINY.rl.horizon, penalty=TINY.rl.doubt)
     patients, of_guideline = decode_observation(seen[shock], log.preprocessing), usual[shock]
     fluid, dose = decode_action(of_guideline)

@@ -22,7 +22,7 @@ from agents.llm.prompt import FIO2_HIGH, LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG
 from agents.planner import PlanningAgent
 from agents.policy import BatchPolicy, one_hot
 from evaluation.evaluate import EvaluationConfig
-from evaluation.truth import Measured, Truth, TruthConfig
+from evaluation.truth import Truth, TruthConfig
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action, encode_action
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.patients import OBSERVATION_SLICES, decode_observation
@@ -110,8 +110,8 @@ def main(cohort: str, patients: int) -> None:
         "pays for", "charge per level", "as guideline", "promised", "true gain", "over guideline"
     )
     treated = truth.treated_by(guideline)
-    gain = _told(truth.compare(treated, taught).difference)
-    table.add_row("guideline", "", "100%", "0", gain, "")
+    gain = truth.compare(treated, taught).difference
+    table.add_row("guideline", "", "100%", "0", f"{gain:.2f}", "")
     for horizon in HORIZONS:
         value = beyond_guideline(observations, usual, horizon)
         for charge in CHARGES:
@@ -122,14 +122,10 @@ def main(cohort: str, patients: int) -> None:
                 f"{charge:g}",
                 f"{(action == usual).mean():.0%}",
                 f"{value[np.arange(len(value)), action].mean():.2f}",
-                _told(truth.compare(mine, taught).difference),
-                _told(truth.compare(mine, treated).difference),
+                f"{truth.compare(mine, taught).difference:.2f}",
+                f"{truth.compare(mine, treated).difference:.2f}",
             )
     Console(width=120).print(table)
-
-
-def _told(difference: Measured) -> str:
-    return f"{difference.value:.2f} [{difference.low:.2f}, {difference.high:.2f}]"
 
 
 if __name__ == "__main__":

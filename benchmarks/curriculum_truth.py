@@ -4,8 +4,8 @@ Usage: python benchmarks/curriculum_truth.py COHORT OUT [PATIENTS]
 
 Treats new patients of a synthetic cohort's population by the models OUT/bc and OUT/rl of a run of
 ``sepsis-gym llm train``, and by the rule that was imitated. All meet the same patients and the same
-luck; differences are paired, with 95% intervals. What is measured is kept in OUT/truth, so that a
-run that is stopped goes on.
+luck; differences are paired, with 95% intervals. What is measured is kept in OUT/table, so that a
+run that is stopped goes on, until a stage is trained again.
 """
 
 import sys
@@ -19,7 +19,7 @@ from agents.curriculum import TINY
 from agents.guideline import GuidelineAgent
 from agents.llm import LLMAgent, Sampling, TeacherAgent, TransformersBackend
 from evaluation import EvaluationConfig
-from evaluation.truth import Measured, Truth, TruthConfig
+from evaluation.truth import Truth, TruthConfig
 from sepsis_gym.agent import Agent
 from sepsis_gym.dynamics import Treated
 from sepsis_gym.trajectories import Trajectories
@@ -43,10 +43,13 @@ def main(cohort: str, out: str, patients: int) -> None:
 
     config = TruthConfig(patients, patients, confidence=0.95)
     truth = Truth(log, gamma=EvaluationConfig().gamma, config=config)
-    table = Table("agent", "true return beyond clinicians", "beyond bc")
+    table = Table(
+        *("agent", "true return beyond clinicians", "beyond bc", "survival beyond bc"),
+        "minutes a day with MAP < 65 beyond bc",
+    )
     imitated: Treated | None = None
     for name in ("bc", "rl", "teacher"):
-        kept = Path(out, "truth", f"{name}, {patients}.npz")
+        kept = Path(out, "table", f"{name}, alone, {patients} patients.npz")
         if not kept.exists():
             treated = truth.treated_by(rule if name == "teacher" else model(name))
             kept.parent.mkdir(exist_ok=True)
@@ -55,14 +58,16 @@ def main(cohort: str, out: str, patients: int) -> None:
         with np.load(kept) as arrays:
             treated = Treated(**arrays)
         imitated = imitated or treated
-        beyond = "" if treated is imitated else told(truth.compare(treated, imitated).difference)
-        table.add_row(name, told(truth.compare(treated, truth.usual_one_by_one).difference), beyond)
-    Console(width=100).print(table)
-
-
-def told(difference: Measured) -> str:
-    """With its interval."""
-    return f"{difference.value:.2f} [{difference.low:.2f}, {difference.high:.2f}]"
+        over, beyond = (
+            truth.compare(treated, other) for other in (truth.usual_one_by_one, imitated)
+        )
+        gains = (
+            f"{beyond.difference:.2f}",
+            f"{beyond.survival_difference:.1%}",
+            f"{beyond.hypotension_difference:.0f}",
+        )
+        table.add_row(name, f"{over.difference:.2f}", *(() if name == "bc" else gains))
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

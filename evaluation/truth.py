@@ -33,6 +33,10 @@ class Measured:
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """All three as the format of a number says: ``0.28 [0.09, 0.46]``."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 @dataclass(frozen=True)
 class TrueValue:

@@ -54,8 +54,8 @@ class ReinforcementConfig:
         kl: Weight of the divergence from the model before the stage.
         whole_stay: Whether a decision is worth what the world model pays until the stay ends, the
             model itself deciding on, instead.
-        horizon: Steps the planner looks ahead. What a single step promises, patients do not keep
-            (``benchmarks/curriculum_reward.py``).
+        horizon: Steps the planner looks ahead. The best policy that a single one pays for is truly
+            worse than the guideline (``benchmarks/curriculum_reward.py``).
         doubt: Its charge per unit of the ensemble's disagreement; not in whole stays.
         guideline: Charged per level away from the guideline's doses.
         invalid: Charged per reply that is no valid call. What the fallback then decides is worth

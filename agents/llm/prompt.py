@@ -12,6 +12,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from agents.guideline import GuidelineConfig
 from sepsis_gym.actions import N_LEVELS, decode_action
 from sepsis_gym.agent import Info
 from sepsis_gym.dynamics import Simulation
@@ -20,8 +21,7 @@ from sepsis_gym.preprocessing import Preprocessing
 
 MAP_TARGET_MMHG = 65.0
 LACTATE_HIGH_MMOL_L = 2.0
-FIO2_HIGH = 0.6
-"""No more fluid from this on; see :class:`agents.guideline.GuidelineConfig`."""
+FIO2_HIGH = GuidelineConfig().fio2_most
 MAX_CANDIDATES = 3
 HISTORY_STEPS = 6
 """Earlier steps of the stay that are told one by one."""

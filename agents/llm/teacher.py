@@ -97,7 +97,7 @@ class _Patient:
         """The guideline's treatment first, then what runs, then a step further or back."""
         fluid, vasopressor = self.running
         if self.map_mmhg is None and not self.hypoperfused:
-            return [self.running]
+            return [(0 if self.enough_fluid else fluid, vasopressor)]
         toward = 0 if self.map_mmhg is None else 1 if self.low else -1
         needed = self.hypoperfused and not self.enough_fluid
         guided = 0 if self.enough_fluid else max(1, fluid) if needed else fluid - 1

@@ -48,6 +48,10 @@ def user(running, lines):
         ((0, 0), ["- meanbp 75 mmHg", "- lactate 3 mmol/L"], (1, 0)),
         ((2, 3), [], (2, 3)),
         ((2, 3), ["- lactate 3 mmol/L"], (2, 3)),
+        ((3, 2), ["- meanbp 58 mmHg", "- fio2 0.59 fraction"], (3, 3)),
+        ((3, 2), ["- meanbp 58 mmHg", "- fio2 0.6 fraction"], (0, 3)),
+        ((3, 2), ["- meanbp 80 mmHg", "- fio2 1 fraction"], (0, 1)),
+        ((3, 2), ["- fio2 0.7 fraction"], (0, 2)),
     ],
 )
 def test_the_first_proposal_follows_the_guidance(running, lines, guided):

@@ -5,7 +5,7 @@ import pytest
 
 from agents import make_agent
 from agents.policy import BatchPolicy, one_hot
-from evaluation.truth import Truth, TruthConfig
+from evaluation.truth import Measured, Truth, TruthConfig
 from sepsis_gym.actions import encode_action
 from sepsis_gym.cohort.assemble import AssemblyConfig, assemble
 from sepsis_gym.dynamics import End
@@ -202,3 +202,8 @@ def test_what_has_no_truth_is_refused(trajectories, cohort):
         Truth(leaking, gamma=GAMMA)
     with pytest.raises(ConfigError, match="2 episodes"):
         TruthConfig(episodes=1)
+
+
+def test_a_mean_is_told_with_its_interval():
+    assert f"{Measured(0.277, 0.089, 0.4647):.2f}" == "0.28 [0.09, 0.46]"
+    assert f"{Measured(0.0113, 0.005, 0.0175):.1%}" == "1.1% [0.5%, 1.8%]"
