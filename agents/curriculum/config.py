@@ -153,12 +153,12 @@ TINY = CurriculumConfig(
     reading=SupervisedConfig(
         500, widening_steps=500, batch_size=16, at_once=16, learning_rate=3e-3
     ),
-    sft=SupervisedConfig(400, widening_steps=400, batch_size=48, at_once=48, learning_rate=1e-3),
+    sft=SupervisedConfig(1000, widening_steps=1000, batch_size=48, at_once=48, learning_rate=1e-3),
     bc=SupervisedConfig(1000, widening_steps=750, batch_size=16, at_once=16, learning_rate=2e-3),
     rl=ReinforcementConfig(
         steps=40, patients=32, group=2, all_doses=True, at_once=64, learning_rate=5e-4, kl=0.3
     ),
-    facts_share=0.5,
+    facts_share=0.3,
     lora_rank=None,
     max_tokens=160,
     rounds=1,
