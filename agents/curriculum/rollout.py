@@ -321,7 +321,7 @@ class Rollouts:
         sampling = Sampling(
             temperature, self.config.max_tokens, 1_000_003 * self.config.seed + step
         )
-        at_once = len(agents) if loaded[0].device.type == "cpu" else 8 * self.config.rl.at_once
+        at_once = 8 * self.config.rl.at_once  # reading takes less memory than learning
         backend = TransformersBackend(
             "in training", sampling=sampling, batch_size=at_once, loaded=loaded
         )

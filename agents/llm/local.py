@@ -17,6 +17,8 @@ from sepsis_gym.errors import BackendError, ConfigError
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 _TOP_TOKENS = 20
+_CPU_BATCH = 16
+"""Beyond it a batch leaves a processor's caches, and prompts take twice as long to read."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class _Asked:
 
 
 class TransformersBackend:
-    """Answers by ``generate``; what several threads ask at the same time is answered in one batch.
+    """Answers by ``generate``; what several threads ask at the same time is answered in batches.
 
     Dialogues are rendered by the model's own chat template; tool calls are read in the Hermes
     format, which Qwen models write, as vLLM reads it. A draw depends on the dialogue, the seed and
@@ -58,14 +60,14 @@ class TransformersBackend:
             sampling: How replies are drawn.
             device: Torch device; None for the GPU if there is one.
             dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for that of the weights.
-            batch_size: Most requests answered at a time.
+            batch_size: Most requests answered at a time; on a CPU no more than 16 are.
             loaded: The model and its tokenizer, where they are loaded already.
 
         Raises:
             ConfigError: There is no such model, or it has no chat template.
         """
         torch = _torch()
-        self.model, self.sampling, self.batch_size = model, sampling or Sampling(), batch_size
+        self.model, self.sampling = model, sampling or Sampling()
         self._torch: Any = torch
         network: Any
         if loaded is None:
@@ -74,6 +76,8 @@ class TransformersBackend:
         else:
             network, self.tokenizer = loaded
         self._device: Any = network.device
+        self._on_cpu = network.device.type == "cpu"
+        self.batch_size = min(batch_size, _CPU_BATCH) if self._on_cpu else batch_size
         self.network = network.eval()
         ends = network.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends, self.tokenizer.eos_token_id])
@@ -98,8 +102,8 @@ class TransformersBackend:
         asked = [
             _Asked(tokens, str(tokens), draw) for tokens, draw in zip(prompts, draws, strict=True)
         ]
-        parts = range(0, len(asked), self.batch_size)
-        return [told for at in parts for told in self._generate(asked[at : at + self.batch_size])]
+        self._answer(asked)
+        return [each.answer.result() for each in asked]
 
     def _read(self, text: str, draw: int | None) -> _Asked:
         return _Asked(self.tokenizer(text, add_special_tokens=False)["input_ids"], text, draw)
@@ -113,27 +117,33 @@ class TransformersBackend:
         return asked.answer.result()
 
     def _answer_waiting(self) -> None:
-        batch: list[_Asked] = []
-        while len(batch) < self.batch_size:
-            try:
-                batch.append(self._waiting.get_nowait())
-            except Empty:
-                break
-        for alike in (
-            [a for a in batch if a.draw is None],
-            [a for a in batch if a.draw is not None],
-        ):
-            try:
-                told = self._generate(alike) if alike else []
-            except RuntimeError as error:
-                failed = BackendError(f"{self.model} on {self._device} gave no reply: {error}")
-                for asked in alike:
-                    asked.answer.set_exception(failed)
-            else:
-                for asked, reply in zip(alike, told, strict=True):
-                    asked.answer.set_result(reply)
+        asked: list[_Asked] = []
+        try:
+            while True:
+                asked.append(self._waiting.get_nowait())
+        except Empty:
+            self._answer(asked)
 
-    def _generate(self, batch: list[_Asked]) -> list[Any]:
+    def _answer(self, asked: Sequence[_Asked]) -> None:
+        """Answers in batches of one kind and of like length, which pad each other little."""
+        in_order = sorted(asked, key=lambda each: len(each.tokens))
+        for drawn in (False, True):
+            alike = [each for each in in_order if (each.draw is not None) == drawn]
+            for at in range(0, len(alike), self.batch_size):
+                self._answer_batch(alike[at : at + self.batch_size])
+
+    def _answer_batch(self, batch: Sequence[_Asked]) -> None:
+        try:
+            told = self._generate(batch)
+        except RuntimeError as error:
+            failed = BackendError(f"{self.model} on {self._device} gave no reply: {error}")
+            for asked in batch:
+                asked.answer.set_exception(failed)
+        else:
+            for asked, reply in zip(batch, told, strict=True):
+                asked.answer.set_result(reply)
+
+    def _generate(self, batch: Sequence[_Asked]) -> list[Any]:
         """Replies, or next tokens' probabilities; the batch wants all the one or the other."""
         replies = batch[0].draw is not None
         tokens = {"input_ids": [list(asked.tokens) for asked in batch]}
@@ -151,6 +161,8 @@ class TransformersBackend:
                 logits_processor=processors,
                 return_dict_in_generate=True,
                 output_logits=not replies,
+                # one that grows is copied for every token
+                cache_implementation="static" if replies and self._on_cpu else None,
             )
         if not replies:
             return self._likeliest(out.logits[0])
@@ -158,7 +170,7 @@ class TransformersBackend:
         written = out.sequences[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._reply(*each) for each in zip(read, written, strict=True)]
 
-    def _drawing(self, batch: list[_Asked]) -> Any:
+    def _drawing(self, batch: Sequence[_Asked]) -> Any:
         """Leaves one token, drawn at the temperature by each request's own random numbers."""
         seeds = [draw_seed(self.sampling, asked.draw or 0, asked.text) for asked in batch]
         rngs = [np.random.default_rng(seed) for seed in seeds]

@@ -58,7 +58,22 @@ def test_a_reply_does_not_depend_on_what_else_is_asked(folder, temperature):
     assert (other == alone) == (temperature == 0)
 
 
-def test_what_waits_is_answered_in_one_batch(folder):
+def test_a_reply_is_what_the_model_generates(folder):
+    backend = opened(folder)
+    texts = [f"patient {k} " * (k + 1) for k in range(20)]
+    prompts = [render(backend.tokenizer, ask(text), TOOLS) for text in texts]
+    tokens = [backend.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    assert len({len(each) for each in tokens}) > backend.batch_size
+    order = np.random.default_rng(0).permutation(len(tokens))
+    replies = backend.replies([tokens[at] for at in order], [0] * len(order))
+    for at, reply in zip(order, replies, strict=True):
+        with torch.inference_mode():
+            alone = backend.network.generate(torch.tensor([tokens[at]]), max_new_tokens=12)
+        assert reply.prompt_tokens == len(tokens[at])
+        assert list(reply.tokens) == alone[0, len(tokens[at]) :].tolist()
+
+
+def test_what_waits_is_answered_in_few_batches(folder):
     backend = opened(folder)
     batches, generate = [], backend._generate
 
