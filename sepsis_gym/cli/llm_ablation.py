@@ -17,7 +17,8 @@ from tqdm import tqdm
 from evaluation import EvaluationConfig
 from evaluation.target import agent_probabilities
 from evaluation.truth import Measured, TrueValue, Truth, TruthConfig, mean_over
-from sepsis_gym.agent import Agent
+from sepsis_gym.actions import N_ACTIONS
+from sepsis_gym.agent import Agent, Info
 from sepsis_gym.dynamics import Treated
 from sepsis_gym.trajectories import Trajectories
 from world_models import ClinicalWorldModel
@@ -72,6 +73,29 @@ class Decided:
     value: NDArray[np.float64]
 
 
+class Repeating:
+    """An agent that gives again what a model decided in logged states."""
+
+    def __init__(self, log: Trajectories, action: NDArray[np.int64]) -> None:
+        """Keeps the actions [decisions of the log]."""
+        stays = np.repeat(log.stays.stay_id, log.n_decisions).tolist()
+        steps = np.concatenate([np.arange(n) for n in log.n_decisions]).tolist()
+        self._given = dict(zip(zip(stays, steps, strict=True), action.tolist(), strict=True))
+
+    def reset(self) -> None:
+        """Needs nothing."""
+
+    def act(self, observation: NDArray[np.float32], info: Info) -> int:
+        """The action kept."""
+        return self._given[info["stay_id"], info["step"]]
+
+    def action_probabilities(
+        self, observation: NDArray[np.float32], info: Info
+    ) -> NDArray[np.float64]:
+        """One-hot."""
+        return np.asarray(np.eye(N_ACTIONS)[self.act(observation, info)])
+
+
 class Ablation:
     """Measures one model after the other, each beside the stage before it in the same mode.
 
@@ -120,15 +144,20 @@ class Ablation:
 
     def add(
         self, name: str, backend: "TransformersBackend", agent: "LLMAgent", *, simulate: bool
-    ) -> bool:
-        """Measures a model that decides as the agent does; whether any of its calls was valid."""
+    ) -> Agent | None:
+        """Measures a model that decides as the agent does.
+
+        Returns:
+            What it decided in the logged test states, as an agent; None if no call was valid.
+        """
         decided = Decided(**self._kept(f"{name}, decided", partial(self._ask, backend, simulate)))
         called = bool(decided.valid.any())
         treated = self._treated(name, agent) if called else None
         self._score(name, decided, treated, self._before.get(simulate))
-        if called:
-            self._before[simulate] = decided, treated
-        return called
+        if not called:
+            return None
+        self._before[simulate] = decided, treated
+        return Repeating(self._log, decided.action)
 
     def _ask(self, backend: "TransformersBackend", simulate: bool) -> dict[str, Any]:
         n = len(self._rollouts.situations)

@@ -306,8 +306,10 @@ class _Curriculum:
             knowledge += knowledge_of(backend, few.split("test"), workers=backend.batch_size)
             for suffix, simulate in _MODES.items():
                 agent = self._agent(backend, fallback, simulate=simulate, workers=64)
-                if measured.add(folder.name + suffix, backend, agent, simulate=simulate):
-                    agents[folder.name + suffix] = agent
+                name = folder.name + suffix
+                decided = measured.add(name, backend, agent, simulate=simulate)
+                if decided is not None:
+                    agents[name] = decided
         results = score(
             few,
             agents,

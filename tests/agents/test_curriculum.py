@@ -38,6 +38,7 @@ from agents.llm.assessment import QUESTIONS
 from agents.llm.dialogue import encode, render
 from agents.llm.local import read_tool_calls
 from agents.llm.teacher import WEIGHED
+from evaluation.target import agent_probabilities
 from sepsis_gym.actions import decode_action
 from sepsis_gym.cli import main
 from sepsis_gym.cli.llm_ablation import Ablation, stages_table
@@ -559,10 +560,14 @@ def test_the_table_counts_a_fallbacks_decision_as_what_it_is(model, agent, tmp_p
     monkeypatch.setattr(rollouts, "roll", lambda loaded, asked, step: told)
     expected = []
     for name, dose in (("bc", 0), ("rl", 12)):
-        told = {"action": [dose] * n, "valid": [0.0] + [1.0] * (n - 1), "value": [-99.0] * n}
-        assert measured.add(name, backend, None, simulate=True)
+        action = (np.arange(n) + dose) % 25
+        told = {"action": action, "valid": [0.0] + [1.0] * (n - 1), "value": [-99.0] * n}
+        decided = measured.add(name, backend, None, simulate=True)
+        log = cohort.split("test")
+        walked = agent_probabilities(name, decided, log).probabilities[log.is_decision]
+        assert (walked == np.eye(25)[action]).all()
         observations = np.stack([each.observation for each in here])
-        expected.append(rollouts.beyond_guideline(observations, np.full(n, dose)).mean())
+        expected.append(rollouts.beyond_guideline(observations, action).mean())
         assert measured.scores[-1].value.value == pytest.approx(expected[-1])
         assert measured.scores[-1].valid == pytest.approx(1 - 1 / n)
     gained = measured.scores[-1].value_gained
