@@ -84,7 +84,8 @@ def main(folders: Sequence[str]) -> None:
             scores[0]["question"], scores[0]["predictor"], aurocs, f"{above} of {len(found)}"
         )
     scored = Table("policy", "ESS", *SCORED, *SHARES)
-    for rows in zip(*(Results.load(Path(folder) / "table").rows for folder in folders), strict=True):
+    results = [Results.load(Path(folder) / "table").rows for folder in folders]
+    for rows in zip(*results, strict=True):
         ess = [row.weights.ess if row.weights else None for row in rows]
         values = [spread([of(row) for row in rows], ".1f") for of in SCORED.values()]
         shares = [spread([of(row) for row in rows], ".1%") for of in SHARES.values()]
