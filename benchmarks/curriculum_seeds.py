@@ -29,11 +29,7 @@ COLUMNS: dict[str, Callable[[Score], Any]] = {
     "beyond stage before ": lambda score: score["truth_gained"],
 }
 
-SCORED: dict[str, Callable[[Row], float]] = {
-    "WPDIS": lambda row: row.estimates["wpdis"].value,
-    "DR": lambda row: row.estimates["dr"].value,
-    "FQE": lambda row: row.estimates["fqe"].value,
-}
+METHODS = ("wpdis", "dr", "fqe")
 SHARES: dict[str, Callable[[Row], float]] = {
     "adherence": lambda row: row.safety.adherence,
     "underdose": lambda row: row.safety.underdose.rate,
@@ -83,11 +79,12 @@ def main(folders: Sequence[str]) -> None:
         known.add_row(
             scores[0]["question"], scores[0]["predictor"], aurocs, f"{above} of {len(found)}"
         )
-    scored = Table("policy", "ESS", *SCORED, *SHARES)
+    scored = Table("policy", "ESS", *map(str.upper, METHODS), *SHARES)
     results = [Results.load(Path(folder) / "table").rows for folder in folders]
     for rows in zip(*results, strict=True):
         ess = [row.weights.ess if row.weights else None for row in rows]
-        values = [spread([of(row) for row in rows], ".1f") for of in SCORED.values()]
+        estimates = [[row.estimates.get(name) for row in rows] for name in METHODS]
+        values = [spread([each and each.value for each in told], ".2f") for told in estimates]
         shares = [spread([of(row) for row in rows], ".1%") for of in SHARES.values()]
         scored.add_row(rows[0].policy, spread(ess, ".0f"), *values, *shares)
     for table in (stages, known, scored):
