@@ -55,6 +55,13 @@ def gain(measured: Sequence[Any]) -> str:
     return f"{spread([each['value'] for each in found], '.3f')}, {above} of {len(found)}"
 
 
+def alike(names: Sequence[str], folders: Sequence[str]) -> str:
+    """The name that all runs have at this place."""
+    if len(set(names)) > 1:
+        raise SystemExit(f"{', '.join(folders)}: not the same in the same order: {set(names)}")
+    return names[0]
+
+
 def main(folders: Sequence[str]) -> None:
     """Prints the tables."""
     missing = [folder for folder in folders if not (Path(folder) / "table/stages.json").is_file()]
@@ -63,14 +70,13 @@ def main(folders: Sequence[str]) -> None:
     runs = [json.loads((Path(folder) / "table/stages.json").read_text()) for folder in folders]
     stages = Table("agent", "valid", "as teacher", *COLUMNS, title=f"{len(runs)} runs")
     for scores in zip(*(run["stages"] for run in runs), strict=True):
-        if any(score["agent"] != scores[0]["agent"] for score in scores):
-            raise SystemExit(f"{', '.join(folders)}: not the same agents in the same order")
+        agent = alike([score["agent"] for score in scores], folders)
         shares = [
             spread([score["valid"] for score in scores], ".1%"),
             spread([score["agreement"] if score["valid"] else None for score in scores], ".1%"),
         ]
         told = [gain([of(score) for score in scores]) for of in COLUMNS.values()]
-        stages.add_row(scores[0]["agent"], *shares, *told)
+        stages.add_row(agent, *shares, *told)
     known = Table("question", "model", "AUROC", "told from 0.5")
     for scores in zip(*(run["knowledge"] for run in runs), strict=True):
         found = [score["auroc"] for score in scores if score["auroc"]["value"] is not None]
@@ -86,7 +92,8 @@ def main(folders: Sequence[str]) -> None:
         estimates = [[row.estimates.get(name) for row in rows] for name in METHODS]
         values = [spread([each and each.value for each in told], ".2f") for told in estimates]
         shares = [spread([of(row) for row in rows], ".1%") for of in SHARES.values()]
-        scored.add_row(rows[0].policy, spread(ess, ".0f"), *values, *shares)
+        policy = alike([row.policy for row in rows], folders)
+        scored.add_row(policy, spread(ess, ".0f"), *values, *shares)
     for table in (stages, known, scored):
         Console(width=190).print(table)
 

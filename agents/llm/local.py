@@ -18,7 +18,7 @@ from sepsis_gym.errors import BackendError, ConfigError
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 _TOP_TOKENS = 20
 _CPU_BATCH = 16
-"""Beyond it a batch leaves a processor's caches, and prompts take twice as long to read."""
+"""A larger one leaves the processor's caches, and is answered more slowly."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,10 @@ class TransformersBackend:
     def _answer_batch(self, batch: Sequence[_Asked]) -> None:
         try:
             told = self._generate(batch)
-        except RuntimeError as error:
-            failed = BackendError(f"{self.model} on {self._device} gave no reply: {error}")
+        except Exception as error:  # each that waits gets it, or would wait for ever
+            failed = error
+            if isinstance(error, RuntimeError):
+                failed = BackendError(f"{self.model} on {self._device} gave no reply: {error}")
             for asked in batch:
                 asked.answer.set_exception(failed)
         else:

@@ -74,10 +74,17 @@ class Decided:
 
 
 class Repeating:
-    """An agent that gives again what a model decided in logged states."""
+    """An agent that gives again what a model decided in logged states.
 
-    def __init__(self, log: Trajectories, action: NDArray[np.int64]) -> None:
+    Attributes:
+        provenance: What made up the agent that decided.
+    """
+
+    def __init__(
+        self, log: Trajectories, action: NDArray[np.int64], provenance: dict[str, Any]
+    ) -> None:
         """Keeps the actions [decisions of the log]."""
+        self.provenance = provenance
         stays = np.repeat(log.stays.stay_id, log.n_decisions).tolist()
         steps = np.concatenate([np.arange(n) for n in log.n_decisions]).tolist()
         self._given = dict(zip(zip(stays, steps, strict=True), action.tolist(), strict=True))
@@ -157,7 +164,7 @@ class Ablation:
         if not called:
             return None
         self._before[simulate] = decided, treated
-        return Repeating(self._log, decided.action)
+        return Repeating(self._log, decided.action, agent.provenance)
 
     def _ask(self, backend: "TransformersBackend", simulate: bool) -> dict[str, Any]:
         n = len(self._rollouts.situations)

@@ -556,13 +556,15 @@ def test_the_table_counts_a_fallbacks_decision_as_what_it_is(model, agent, tmp_p
     teacher.preprocessing = cohort.preprocessing
     measured = Ablation(cohort, rollouts, model, teacher, tmp_path, 0)
     backend = SimpleNamespace(network=None, tokenizer=None)
+    asked = SimpleNamespace(provenance={"model": "tiny"})
     n, told = len(here), {}
     monkeypatch.setattr(rollouts, "roll", lambda loaded, asked, step: told)
     expected = []
     for name, dose in (("bc", 0), ("rl", 12)):
         action = (np.arange(n) + dose) % 25
         told = {"action": action, "valid": [0.0] + [1.0] * (n - 1), "value": [-99.0] * n}
-        decided = measured.add(name, backend, None, simulate=True)
+        decided = measured.add(name, backend, asked, simulate=True)
+        assert decided.provenance == asked.provenance
         log = cohort.split("test")
         walked = agent_probabilities(name, decided, log).probabilities[log.is_decision]
         assert (walked == np.eye(25)[action]).all()
@@ -575,7 +577,7 @@ def test_the_table_counts_a_fallbacks_decision_as_what_it_is(model, agent, tmp_p
     assert gained.low < gained.value < gained.high
     monkeypatch.setattr(rollouts, "roll", None)  # would fail if asked again
     again = Ablation(cohort, rollouts, model, teacher, tmp_path, 0)
-    again.add("bc", backend, None, simulate=True)
+    again.add("bc", backend, asked, simulate=True)
     assert again.scores[-1].value == measured.scores[-2].value
 
 

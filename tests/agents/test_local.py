@@ -66,6 +66,7 @@ def test_a_reply_is_what_the_model_generates(folder):
     assert len({len(each) for each in tokens}) > backend.batch_size
     order = np.random.default_rng(0).permutation(len(tokens))
     replies = backend.replies([tokens[at] for at in order], [0] * len(order))
+    assert len({reply.tokens for reply in replies}) > 1
     for at, reply in zip(order, replies, strict=True):
         with torch.inference_mode():
             alone = backend.network.generate(torch.tensor([tokens[at]]), max_new_tokens=12)
@@ -155,17 +156,21 @@ def test_noise_is_repaired_and_then_left_to_the_fallback(folder, trajectories):
     assert agent.counts["completion_tokens"] > 0
 
 
-def test_what_goes_wrong_is_told(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [(RuntimeError("out of memory"), BackendError), (ValueError("too long"), ValueError)],
+)
+def test_what_goes_wrong_is_told_to_each_that_waits(folder, tmp_path, raised, told):
     with pytest.raises(ConfigError, match="cannot be loaded"):
         TransformersBackend(str(tmp_path / "nothing"))
     backend = opened(folder)
 
-    def full(**_):
-        raise RuntimeError("out of memory")
+    def fail(**_):
+        raise raised
 
-    backend.network.generate = full
+    backend.network.generate = fail
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(backend.complete, ask(str(k)), ()) for k in range(4)]
     for each in asked:
-        with pytest.raises(BackendError, match="out of memory"):
+        with pytest.raises(told, match=str(raised)):
             each.result()
