@@ -30,7 +30,7 @@ from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 
 STAYS, PATIENTS, SEED = 400, 2048, 77
-HORIZONS, CHARGES = (1, 2, 3), (0.0, TINY.rl.guideline, 1.0)
+HORIZONS, CHARGES = (1, 2, 3), (0.0, 0.3, TINY.rl.guideline, 1.0)
 FEWEST = 4
 """States of a kind from which a dose is learned; else the guideline's is given."""
 _N_SAID = 3 * 2 * 2

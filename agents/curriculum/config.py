@@ -74,7 +74,7 @@ class ReinforcementConfig:
     whole_stay: bool = False
     horizon: int = 2
     doubt: float = 20.0
-    guideline: float = 0.3
+    guideline: float = 0.6
     invalid: float = 1.0
 
 
