@@ -52,12 +52,16 @@ def main(cohort: str, out: str) -> None:
         f"most frequent at an FiO2 below {FIO2_HIGH:g}",
         f"no fluid elsewhere ({(~poor).sum()})",
         f"highest vasopressor in refractory shock ({shock.sum()})",
+        f"neither drug at a low MAP ({low.sum()})",
+        f"at a high lactate alone ({(poor & ~low).sum()})",
     )
     clinicians = log.action[rows]
     for name, action in {"clinicians": clinicians, "guideline": usual, **asked}.items():
         if len(action) == n:  # else the model cannot call
             fluid, dose = decode_action(action)
-            shares = (fluid[poor] == HIGHEST, fluid[~poor] == 0, dose[shock] == HIGHEST)
+            neither, lactate_alone = action == encode_action(0, 0), poor & ~low
+            shares = [fluid[poor] == HIGHEST, fluid[~poor] == 0, dose[shock] == HIGHEST]
+            shares += [neither[low], neither[lactate_alone]]
             first, *others = (f"{share.mean():.0%}" for share in shares)
             table.add_row(name, first, f"{np.bincount(fluid[poor & ~wet]).argmax()}", *others)
     Console(width=160).print(table)

@@ -4,8 +4,9 @@ Usage: python benchmarks/curriculum_truth.py COHORT OUT [OUT ...] [--patients 10
 
 Treats new patients of a synthetic cohort's population by the models OUT/bc and OUT/rl of each run
 of ``sepsis-gym llm train``, and by the rule that was imitated. All meet the same patients and the
-same luck; differences are paired, with 95% intervals. What is measured is kept in OUT/table, so
-that a run that is stopped goes on, until a stage is trained again.
+same luck; differences are paired, with 95% intervals. The last rows are the mean of several runs,
+patient by patient. What is measured is kept in OUT/table, so that a run that is stopped goes on,
+until a stage is trained again.
 """
 
 import argparse
@@ -38,6 +39,13 @@ def kept(file: Path, treat: Callable[[], Treated]) -> Treated:
         return Treated(**arrays)
 
 
+def mean_of(treated: Sequence[Treated]) -> Treated:
+    """What became of the same patients on average over the runs."""
+    whole = [{**vars(one), "reward": one.reward * one.mask} for one in treated]
+    mean = {name: np.mean([one[name] for one in whole], axis=0) for name in whole[0]}
+    return Treated(**(mean | {name: mean[name] > 0 for name in ("mask", "present")}))
+
+
 def main(cohort: str, runs: Sequence[Path], patients: int) -> None:
     """Prints the table."""
     log = Trajectories.load(cohort)
@@ -63,23 +71,30 @@ def main(cohort: str, runs: Sequence[Path], patients: int) -> None:
         *("run", "agent", "true return beyond clinicians", "beyond bc", "survival beyond bc"),
         "minutes a day with MAP < 65 beyond bc",
     )
-    for out in runs:
-        told: dict[str, Treated] = {}
-        for name in ("bc", "rl", "teacher"):
 
-            def treat(agent: str = name, run: Path = out) -> Treated:
-                return truth.treated_by(rule if agent == "teacher" else model(run / agent))
-
-            told[name] = kept(out / "table" / f"{name}, alone, {patients} patients.npz", treat)
-            over = truth.compare(told[name], truth.usual_one_by_one)
-            beyond = truth.compare(told[name], told["bc"])
+    def tell(run: str, told: dict[str, Treated]) -> None:
+        for name, treated in told.items():
+            over = truth.compare(treated, truth.usual_one_by_one)
+            beyond = truth.compare(treated, told["bc"])
             gains = (
                 f"{beyond.difference:.2f}",
                 f"{beyond.survival_difference:.1%}",
                 f"{beyond.hypotension_difference:.0f}",
             )
-            row = (out.name, name, f"{over.difference:.2f}", *(() if name == "bc" else gains))
-            table.add_row(*row)
+            table.add_row(run, name, f"{over.difference:.2f}", *(() if name == "bc" else gains))
+
+    told: dict[str, list[Treated]] = {name: [] for name in ("bc", "rl", "teacher")}
+    for out in runs:
+        for name, all_runs in told.items():
+
+            def treat(agent: str = name, run: Path = out) -> Treated:
+                return truth.treated_by(rule if agent == "teacher" else model(run / agent))
+
+            file = out / "table" / f"{name}, alone, {patients} patients.npz"
+            all_runs.append(kept(file, treat))
+        tell(out.name, {name: all_runs[-1] for name, all_runs in told.items()})
+    if len(runs) > 1:
+        tell("mean", {name: mean_of(all_runs) for name, all_runs in told.items()})
     Console(width=140).print(table)
 
 
