@@ -145,10 +145,10 @@ def test_tool_calls_are_read_as_vllm_reads_them(text, content, calls):
 
 
 def test_noise_is_repaired_and_then_left_to_the_fallback(folder, trajectories):
-    log = trajectories.select(np.arange(4))
+    log = trajectories.select(np.arange(2))
     fallback = make_agent("fixed_dose", action=24)
     agent = LLMAgent(
-        opened(folder), log.preprocessing, fallback=fallback, simulate=False, workers=4
+        opened(folder), log.preprocessing, fallback=fallback, simulate=False, workers=2
     )
     told = agent_probabilities("local", agent, log).probabilities
     assert (told[log.is_decision][:, 24] == 1).all()
