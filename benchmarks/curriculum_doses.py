@@ -20,6 +20,8 @@ from agents.guideline import GuidelineAgent
 from agents.llm.prompt import FIO2_HIGH, LACTATE_HIGH_MMOL_L, MAP_TARGET_MMHG
 from agents.planner import PlanningAgent
 from sepsis_gym.actions import N_LEVELS, decode_action, encode_action
+from sepsis_gym.cli.llm_train import check_cohort
+from sepsis_gym.errors import SepsisGymError
 from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.patients import OBSERVATION_SLICES, decode_observation
 from sepsis_gym.trajectories import Trajectories
@@ -30,7 +32,9 @@ HIGHEST = N_LEVELS - 1
 
 def main(cohort: str, out: str) -> None:
     """Prints the table."""
-    log = Trajectories.load(cohort).split("test")
+    log = Trajectories.load(cohort)
+    check_cohort(Path(out), log)
+    log = log.split("test")
     files = sorted(Path(out, "table").glob("*, decided *.npz"))
     asked = {file.name.partition(", decided")[0]: np.load(file)["action"] for file in files}
     n = max(map(len, asked.values()), default=0)
@@ -79,4 +83,7 @@ def main(cohort: str, out: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except SepsisGymError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -82,9 +82,10 @@ def main(folders: Sequence[str]) -> None:
         found = [score["auroc"] for score in scores if score["auroc"]["value"] is not None]
         above = sum(each["low"] > 0.5 for each in found)
         aurocs = spread([each["value"] for each in found], ".2f")
-        known.add_row(
-            scores[0]["question"], scores[0]["predictor"], aurocs, f"{above} of {len(found)}"
-        )
+        asked = [
+            alike([score[of] for score in scores], folders) for of in ("question", "predictor")
+        ]
+        known.add_row(*asked, aurocs, f"{above} of {len(found)}")
     scored = Table("policy", "ESS", *map(str.upper, METHODS), *SHARES)
     results = [Results.load(Path(folder) / "table").rows for folder in folders]
     for rows in zip(*results, strict=True):

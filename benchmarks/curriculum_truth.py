@@ -10,7 +10,7 @@ until a stage is trained again.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,9 @@ from agents.llm import LLMAgent, Sampling, TeacherAgent, TransformersBackend
 from evaluation import EvaluationConfig
 from evaluation.truth import Truth, TruthConfig
 from sepsis_gym.agent import Agent
+from sepsis_gym.cli.llm_train import check_cohort
 from sepsis_gym.dynamics import Treated
+from sepsis_gym.errors import SepsisGymError
 from sepsis_gym.trajectories import Trajectories
 
 AT_ONCE = 64
@@ -39,16 +41,11 @@ def kept(file: Path, treat: Callable[[], Treated]) -> Treated:
         return Treated(**arrays)
 
 
-def mean_of(treated: Sequence[Treated]) -> Treated:
-    """What became of the same patients on average over the runs."""
-    whole = [{**vars(one), "reward": one.reward * one.mask} for one in treated]
-    mean = {name: np.mean([one[name] for one in whole], axis=0) for name in whole[0]}
-    return Treated(**(mean | {name: mean[name] > 0 for name in ("mask", "present")}))
-
-
 def main(cohort: str, runs: Sequence[Path], patients: int) -> None:
     """Prints the table."""
     log = Trajectories.load(cohort)
+    for out in runs:
+        check_cohort(out, log)
     guideline = GuidelineAgent(log.preprocessing)
     rule = TeacherAgent(simulate=False)
     rule.preprocessing = log.preprocessing
@@ -72,7 +69,7 @@ def main(cohort: str, runs: Sequence[Path], patients: int) -> None:
         "minutes a day with MAP < 65 beyond bc",
     )
 
-    def tell(run: str, told: dict[str, Treated]) -> None:
+    def tell(run: str, told: Mapping[str, Treated | Sequence[Treated]]) -> None:
         for name, treated in told.items():
             over = truth.compare(treated, truth.usual_one_by_one)
             beyond = truth.compare(treated, told["bc"])
@@ -94,7 +91,7 @@ def main(cohort: str, runs: Sequence[Path], patients: int) -> None:
             all_runs.append(kept(file, treat))
         tell(out.name, {name: all_runs[-1] for name, all_runs in told.items()})
     if len(runs) > 1:
-        tell("mean", {name: mean_of(all_runs) for name, all_runs in told.items()})
+        tell("mean", told)
     Console(width=140).print(table)
 
 
@@ -104,4 +101,7 @@ if __name__ == "__main__":
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--patients", type=int, default=1024)
     given = parser.parse_args()
-    main(given.cohort, given.runs, given.patients)
+    try:
+        main(given.cohort, given.runs, given.patients)
+    except SepsisGymError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,6 +1,6 @@
 """What agents are truly worth: they treat new patients of a synthetic cohort's population."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from statistics import NormalDist
@@ -175,26 +175,38 @@ class Truth:
             *(np.concatenate([getattr(p, item.name) for p in parts]) for item in fields(Treated))
         )
 
-    def compare(self, treated: Treated, usual: Treated) -> TrueValue:
-        """Some treatment of these patients beside another of the same, in the clinicians' place."""
+    def compare(
+        self, treated: Treated | Sequence[Treated], usual: Treated | Sequence[Treated]
+    ) -> TrueValue:
+        """Some treatment of these patients beside another of the same, in the clinicians' place.
+
+        Several, as by agents trained with other seeds, count as their mean, patient by patient.
+        """
         gamma, confidence = self._gamma, self.config.confidence
-        mine, theirs = _ratios(treated, gamma), _ratios(usual, gamma)
+        mine, theirs = (_ratios_of_all(each, gamma) for each in (treated, usual))
         means = {name: mean_over(*mine[name], confidence) for name in mine}
         differences = {
             f"{name}_difference": _difference(mine[name], theirs[name], confidence) for name in mine
         }
         differences["difference"] = differences.pop("value_difference")
-        counted = np.any(treated.mask, axis=1, where=treated.present[:, None]).sum()
+        counted, present = mine["value"][1], mine["survival"][1]
         return TrueValue(
             **means,
             **differences,
-            uncounted_share=float(1 - counted / treated.present.sum()),
-            episodes=len(treated.present),
+            uncounted_share=float(1 - counted.sum() / present.sum()),
+            episodes=len(present),
         )
 
 
 _Ratio = tuple[Floats, Floats]
 """[n] numerators and [n] denominators: a mean over some of the patients is a ratio of sums."""
+
+
+def _ratios_of_all(treated: Treated | Sequence[Treated], gamma: float) -> dict[str, _Ratio]:
+    several = [treated] if isinstance(treated, Treated) else treated
+    each = [_ratios(one, gamma) for one in several]
+    means = {name: np.mean([one[name] for one in each], axis=0) for name in each[0]}
+    return {name: (top, bottom) for name, (top, bottom) in means.items()}
 
 
 def _ratios(treated: Treated, gamma: float) -> dict[str, _Ratio]:

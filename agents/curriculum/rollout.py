@@ -6,7 +6,6 @@ what it read and wrote is kept as tokens.
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.curriculum.config import CurriculumConfig
-from agents.curriculum.situations import LoggedSituation, Situation, evenly
+from agents.curriculum.situations import LoggedSituation, ModelStay, Situation, evenly
 from agents.guideline import GuidelineAgent
 from agents.llm import LLMAgent, Sampling, TransformersBackend
 from agents.llm.backend import Message
 from agents.llm.dialogue import answer_to, render
-from agents.llm.prompt import CALL_HEAD, CALL_MIDDLE, Past
+from agents.llm.prompt import CALL_HEAD, CALL_MIDDLE
 from agents.planner import PlanningAgent
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, decode_action
 from sepsis_gym.dynamics import TransitionModel
-from sepsis_gym.envs import SepsisEnv
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.patients import decode_observation
 
@@ -197,7 +195,7 @@ class Rollouts:
 
     def opening_tokens(self, tokenizer: Any) -> float:
         """How many tokens a model reads before it first speaks, about."""
-        here = self.situations[0] if self.situations else _Stay(self._model, 0).situation()
+        here = self.situations[0] if self.situations else ModelStay(self._model, 0).situation()
         agents = self._agents.values()
         return float(np.mean([len(_begin(tokenizer, agent, here)[-1]) for agent in agents]))
 
@@ -338,7 +336,7 @@ class Rollouts:
         Returns:
             The decisions, [n] what the world model paid from then on, and where they were made.
         """
-        groups = {seed: _Stay(self._model, seed) for seed in seeds}
+        groups = {seed: ModelStay(self._model, seed) for seed in seeds}
         asked = dict(zip(seeds, agents, strict=True))
         while early := [seed for seed, stay in groups.items() if not stay.due]:
             self._move(loaded, [(asked[seed], groups[seed]) for seed in early], step)
@@ -354,52 +352,10 @@ class Rollouts:
         return decided, np.array([stay.paid for stay in stays]), here
 
     def _move(
-        self, loaded: tuple[Any, Any], asked: Sequence[tuple[LLMAgent, "_Stay"]], step: int
+        self, loaded: tuple[Any, Any], asked: Sequence[tuple[LLMAgent, ModelStay]], step: int
     ) -> None:
         agents, stays = zip(*asked, strict=True)
         situations = [stay.situation() for stay in stays]
         decided = self._decide(loaded, agents, situations, step, greedy=True)
         for stay, one in zip(stays, decided, strict=True):
             stay.move(one.action)
-
-
-class _Stay:
-    """A stay in the world model, of which one decision counts."""
-
-    def __init__(self, model: TransitionModel, seed: int) -> None:
-        self._model, self._env, self._past, self.paid = model, SepsisEnv(model), Past(), 0.0
-        self._observation, self._info = self._env.reset(seed=seed)
-        self._moves = 0
-        self._due = int(np.random.default_rng(seed).integers(model.preprocessing.max_steps))
-        self.over = False
-        self._before: tuple[Any, ...] | None = None
-
-    @property
-    def due(self) -> bool:
-        return self._moves >= self._due
-
-    def situation(self) -> Situation:
-        return Situation(self._observation, self._info, deepcopy(self._past), self._env)
-
-    def branch(self) -> "_Stay":
-        """Another stay that is the same so far, luck included."""
-        other = copy(self)
-        other._env, other._past = SepsisEnv(self._model), deepcopy(self._past)
-        other._env.reset(seed=0)
-        other._env.set_state(self._env.get_state())
-        return other
-
-    def move(self, action: int) -> None:
-        """The stay's next step; one that would end before its decision is due waits there."""
-        if not self.due:
-            self._before = self._env.get_state(), self._observation, self._info
-        observation, paid, self.over, _, info = self._env.step(action)
-        if self.over and not self.due and self._before is not None:
-            state, self._observation, self._info = self._before
-            self._env.set_state(state)
-            self._due, self.over = self._moves, False
-            return
-        self._past.add(self._info)
-        self._observation, self._info = observation, info
-        self._moves += 1
-        self.paid += float(paid)

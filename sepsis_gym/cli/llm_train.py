@@ -100,6 +100,15 @@ def train(
         run.table(Path(base), stays, truth_patients)
 
 
+def check_cohort(out: Path, log: Trajectories) -> None:
+    """Refuses a folder that is of no run, or of a run on another cohort, whose results it keeps."""
+    file = out / _SETTINGS
+    if not file.is_file():
+        raise ConfigError(f"{file} is missing: {out} is no folder of sepsis-gym llm train")
+    if json.loads(file.read_text())["cohort"] != log.content_hash:
+        raise ConfigError(f"{file} is of another cohort: give the one that the run was trained on")
+
+
 def _keep(out: Path, about: dict[str, Any]) -> None:
     """Refuses to go on with other settings than those that the folder was begun with."""
     file = out / _SETTINGS

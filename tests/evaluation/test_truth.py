@@ -145,6 +145,18 @@ def test_no_treatment_is_worse_than_treating_low_pressure(truth):
     assert none.uncounted_share > truth.clinicians.uncounted_share
 
 
+def test_several_treatments_count_as_their_mean(truth):
+    none, much = (truth.treated_by(make_agent("fixed_dose", action=dose)) for dose in (0, 24))
+    assert (none.mask.any(1) != much.mask.any(1)).any()  # not all count in both
+    alone = truth.compare(none, much)
+    assert truth.compare([none, none], [much, much]) == alone
+    half = truth.compare([none, much], much)
+    np.testing.assert_allclose(half.difference.value, alone.difference.value / 2, rtol=0.02)
+    np.testing.assert_allclose(half.survival_difference.value, alone.survival_difference.value / 2)
+    each = [truth.compare(one, one).uncounted_share for one in (none, much)]
+    np.testing.assert_allclose(half.uncounted_share, np.mean(each))
+
+
 def test_softening_moves_a_policy_towards_chance(truth):
     agent, random = make_agent("fixed_dose", action=24), truth.value(make_agent("random"))
     hard, soft = truth.value(agent), truth.value(agent, softening=0.5)
