@@ -40,7 +40,7 @@ def train(
     teacher: LLMConfig = LLMConfig(),  # noqa: B008
     settings: Annotated[tuple[str, ...], arg(name="set")] = (),
     stays: int = 64,
-    truth_patients: int = 128,
+    truth_patients: int = 64,
 ) -> None:
     """Trains a language model in three stages: patient dynamics, imitation, reinforcement.
 
