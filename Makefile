@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 OUT ?= runs/demo
+# One process a core, a thread each; a module's tests share what it trains, so they stay together.
+PARALLEL = --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test test-core test-llm test-ope lint
 
@@ -9,11 +11,11 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/sepsis-gym demo --out $(OUT)
 
 test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PARALLEL)
 
 # The environments on the newest Gymnasium, with nothing heavy installed.
 test-core: $(VENV)-core/.ready
-	$(VENV)-core/bin/python -m pytest tests/sepsis_gym tests/evaluation
+	OMP_NUM_THREADS=1 $(VENV)-core/bin/python -m pytest $(PARALLEL) tests/sepsis_gym tests/evaluation
 
 # The LLM agent against a real vLLM server (CPU build, an environment of its own).
 test-llm: $(VENV)/.ready-dev
@@ -41,7 +43,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 $(VENV)-core/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-core
-	$(VENV)-core/bin/pip install --quiet --upgrade --editable . gymnasium pytest hypothesis
+	$(VENV)-core/bin/pip install --quiet --upgrade --editable . gymnasium pytest pytest-xdist hypothesis
 	touch $@
 
 $(VENV)-scope/.ready: $(VENV)/.ready-dev
