@@ -30,7 +30,7 @@ def calibrate(network: EnsembleNetwork, stays: Sequences) -> None:
     moment, total = gram.new_zeros(members, n, 3), gram.new_zeros(n)
     for t in range(stays.mask.shape[1]):
         now, following = stays.states[:, t], stays.states[:, t + 1].double()
-        inputs = torch.cat([now, stays.doses[:, t]], -1).expand(members, -1, -1)
+        inputs = stays.inputs(now, stays.doses[:, t]).expand(members, -1, -1)
         outputs, memory = network(inputs, memory)
         change = outputs[..., :n].double()
         level = now[:, Z_INPUTS].double().expand_as(change)

@@ -16,7 +16,8 @@ from sepsis_gym.preprocessing import Preprocessing
 from world_models.model import ClinicalWorldModel
 from world_models.start_states import StartStates
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+_READABLE = (3, FORMAT_VERSION)  # of version 3: see ``forward.is_of_old``
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _START = "start_states."
@@ -151,7 +152,7 @@ def _read_description(file: Path) -> dict[str, Any]:
         description: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(description, dict) or description.get("format_version") != FORMAT_VERSION:
+    if not isinstance(description, dict) or description.get("format_version") not in _READABLE:
         found = description.get("format_version") if isinstance(description, dict) else description
         raise CheckpointError(
             f"{file}: format_version {found} is not {FORMAT_VERSION}; train the model again"

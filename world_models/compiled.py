@@ -133,7 +133,7 @@ class CompiledStep:
                 *self._weights, *self._tables, *seen, *doses, *before, memory, noise, chance, *told
             )
             return ()
-        read_all(self._tables[1], *seen, *doses, self._forward.inputs(n))
+        read_all(*self._tables[:2], *seen, *doses, self._forward.inputs(n))
         own = memory[:, :, -1].argmax(1)
         shared, outputs = self._forward(memory, own)
         together = noise @ self._noise_weight

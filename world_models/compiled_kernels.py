@@ -15,7 +15,7 @@ from sepsis_gym.patients import OBSERVATION_SLICES
 from sepsis_gym.preprocessing import NEVER
 from sepsis_gym.sofa import organ_points, scored_inputs
 from world_models.forward import N_OWN, N_SHARED, RISK
-from world_models.inputs import LARGEST_AGE, N_INPUTS
+from world_models.inputs import LARGEST_AGE, N_INPUTS, N_PLAIN_INPUTS, PRESSURES, usual_rise
 
 _N, _STATIC = N_FEATURES, 3 * N_FEATURES + 4
 _RISK, _EXPONENT = RISK.start, N_FEATURES + 3
@@ -37,6 +37,7 @@ _FIRST_STATIC = _SHOWN_STATIC.start
 _SHOWN_ACTION = OBSERVATION_SLICES["previous_action"]
 _TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
+_SEEN_PRESSURES = tuple(PRESSURES)
 _MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, FILL, _HOLD, _FILL_Z = range(10)
 
 
@@ -217,8 +218,11 @@ def tell_all(  # type: ignore[no-untyped-def]
         )
 
 
+_rise = njit(usual_rise)
+
+
 @njit(**_OPTIONS)
-def _read(factors, age, shown, last_fluid, last_dose, fluid, dose, x):  # type: ignore[no-untyped-def]
+def _read(table, factors, age, shown, last_fluid, last_dose, fluid, dose, x):  # type: ignore[no-untyped-def]
     """The network's inputs from one patient's state and doses."""
     for i in range(_N):
         x[i] = shown[i]
@@ -229,15 +233,22 @@ def _read(factors, age, shown, last_fluid, last_dose, fluid, dose, x):  # type: 
     x[_STATIC + 3] = shown[_TUBE]
     x[_STATIC + 4] = shown[-1]
     _dose(fluid, dose, factors, x, _STATIC + 5)
+    rise = np.float32(_rise(last_dose, dose))
+    for k in range(len(_SEEN_PRESSURES)):
+        i = _SEEN_PRESSURES[k]
+        x[N_PLAIN_INPUTS + k] = (shown[i] + table[_MEAN, i] / table[_SCALE, i]) * rise
 
 
 @njit(**_OPTIONS)
 def read_all(  # type: ignore[no-untyped-def]
-    factors, age, shown, last_fluid, last_dose, fluid, dose, inputs
+    table, factors, age, shown, last_fluid, last_dose, fluid, dose, inputs
 ):
-    """Fills the network's inputs [n, 130]."""
+    """Fills the network's inputs [n, 133]."""
     for i in range(len(age)):
-        _read(factors, age[i], shown[i], last_fluid[i], last_dose[i], fluid[i], dose[i], inputs[i])
+        _read(
+            table, factors, age[i], shown[i], last_fluid[i], last_dose[i], fluid[i], dose[i],
+            inputs[i],
+        )  # fmt: skip
 
 
 @njit(**_OPTIONS)
@@ -317,7 +328,7 @@ def step_one(  # type: ignore[no-untyped-def]
     before = (values, ventilated, known, step)
     after = (new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored)
     x = np.ones(N_INPUTS + 1, np.float32)  # the last is the biases' input
-    _read(factors, age[0], shown[0], last_fluid[0], last_dose[0], fluid[0], dose[0], x)
+    _read(table, factors, age[0], shown[0], last_fluid[0], last_dose[0], fluid[0], dose[0], x)
     own = 0
     for m in range(memory.shape[1]):
         if memory[0, m, -1] > 0:

@@ -38,12 +38,12 @@ class TrainConfig:
 
     members: int = 3
     hidden: int = 128
-    epochs: int = 40
+    epochs: int = 30
     patience: int = 8
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    dropout: float = 0.1
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    dropout: float = 0.0
     open_loop_share: float = 0.5
     effects: EffectSource = "prior"
     effect_weight: float = 10.0

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
+from sepsis_gym.features import N_FEATURES
 from sepsis_gym.trajectories import Trajectories
+from world_models.inputs import PRESSURES, usual_rise
 
 _Floats = NDArray[np.float32]
-_PRESSURES = [FEATURE_INDEX[name] for name in ("sysbp", "diabp", "meanbp")]
 _LEAST_SCALE = 0.05
 _NO_FLUID, _NO_VASOPRESSOR = 0.35, 0.4
 _FLUID_ML_4H, _VASOPRESSOR = (50.0, 2500.0), (0.02, 1.0)
@@ -95,16 +95,16 @@ def prior_effects(log: Trajectories, seed: int = 0) -> Effects:
     values = np.repeat(patients.values[None], 2, 0)
     for one, doses in enumerate((first, second)):
         per_4h = 4 / log.preprocessing.step_hours
-        values[one][:, _PRESSURES] = expected_pressure(
-            patients.values[:, _PRESSURES],
+        values[one][:, PRESSURES] = expected_pressure(
+            patients.values[:, PRESSURES],
             patients.previous_norepinephrine_equivalent[:, None],
             doses.fluid_ml[:, None] * per_4h,
             doses.norepinephrine_equivalent[:, None],
         )
     z = log.preprocessing.standardize(values)
-    known = log.preprocessing.known(patients.age)[:, _PRESSURES]
+    known = log.preprocessing.known(patients.age)[:, PRESSURES]
     change = np.full(z.shape[1:], np.nan, np.float32)
-    change[:, _PRESSURES] = np.where(known, (z[1] - z[0])[:, _PRESSURES], np.nan)
+    change[:, PRESSURES] = np.where(known, (z[1] - z[0])[:, PRESSURES], np.nan)
     return _of_values(first, second, change)
 
 
@@ -123,9 +123,8 @@ def expected_pressure(
 ) -> NDArray[np.floating]:
     """Blood pressure after 4 h of a treatment, all else equal, mmHg.
 
-    Pressure grows with the vasopressor as 1 + E(d), E(d) = 1.4 d / (d + 0.6 ug/kg/min): 0.1 raises
-    an untreated 55 mmHg by 11. Fluid adds 4 (1 - exp(-mL / 1000)) mmHg, 1.6 for 500 mL: most of a
-    bolus' effect is gone after 90 minutes.
+    The vasopressor raises it as in :func:`world_models.inputs.usual_rise`. Fluid adds
+    4 (1 - exp(-mL / 1000)) mmHg, 1.6 for 500 mL: most of a bolus' effect is gone after 90 minutes.
 
     Args:
         pressure: [...] present pressure, mmHg.
@@ -133,14 +132,9 @@ def expected_pressure(
         fluid_ml: [...] fluid to give, mL per 4 h.
         dose: [...] vasopressor to give, ug/kg/min.
 
-    Source: size of the first step of norepinephrine as in Hamzaoui et al. 2010; decay of a bolus
-    as in Nunes et al. 2014; the shape is an assumption.
+    Source: decay of a bolus as in Nunes et al. 2014; the shape is an assumption.
     """
-
-    def tone(given: NDArray[np.floating]) -> NDArray[np.floating]:
-        return 1 + 1.4 * given / (given + 0.6)
-
-    return pressure * tone(dose) / tone(dose_now) + 4 * (1 - np.exp(-fluid_ml / 1000))
+    return pressure * (1 + usual_rise(dose_now, dose)) + 4 * (1 - np.exp(-fluid_ml / 1000))
 
 
 def usual_size(first: Doses, second: Doses, change: _Floats) -> _Floats:

@@ -23,6 +23,11 @@ class Forecaster(Protocol):
         """The scales that its predictions are in."""
         ...
 
+    @property
+    def runs_on_memory(self) -> bool:
+        """Whether it runs on from what was read last; else from what it expects, as if read."""
+        ...
+
     def predict(
         self, patients: Patients, fluid_ml: Floats, norepinephrine_equivalent: Floats
     ) -> dict[str, Any]:

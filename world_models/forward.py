@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.features import N_FEATURES
-from world_models.inputs import N_INPUTS
+from world_models.inputs import N_INPUTS, N_PLAIN_INPUTS
 
 _Floats = NDArray[np.float32]
 _N, _OUT = N_FEATURES, 3 * N_FEATURES
@@ -26,6 +26,20 @@ SCALE, END, HAPPENS = slice(0, _N), slice(_N, _N + 3), slice(_N + 3, N_OWN)
 """The own outputs: scale and end-of-stay logits; half-logits of measurements and ventilation."""
 
 
+def is_of_old(weights: Mapping[str, _Floats]) -> bool:
+    """Whether they were trained before there were pressure inputs, and to run on as if read."""
+    return weights["direct_weight"].shape[1] == N_PLAIN_INPUTS
+
+
+def of_today(weights: Mapping[str, _Floats]) -> dict[str, _Floats]:
+    """The arrays of ``EnsembleNetwork``; those of old do not heed the pressure inputs."""
+    if not is_of_old(weights):
+        return dict(weights)
+    lacking = ((0, 0), (0, N_INPUTS - N_PLAIN_INPUTS), (0, 0))
+    seeing = ("input_weight", "head_weight", "direct_weight")
+    return {k: np.pad(w, lacking) if k in seeing else w for k, w in weights.items()}
+
+
 @dataclass(frozen=True)
 class PackedWeights:
     """The network's weights side by side, M members.
@@ -34,13 +48,13 @@ class PackedWeights:
     sigmoid(x) = (1 + tanh(x / 2)) / 2, and numpy has a fast tanh.
 
     Attributes:
-        from_inputs: [131, 4MH + 41M] what the inputs (and a 1 for the biases) bring to each
+        from_inputs: [134, 4MH + 41M] what the inputs (and a 1 for the biases) bring to each
             member's three gates, then to each one's head, and straight to its shared outputs.
         recurrent: [M, H, 3H] what the memory brings to the gates: update, reset and candidate.
         candidate_bias: [M, H] of the memory's part of the candidate.
         head: [M, H, H] from the new memory to the head.
         shared: [M, H, 41] from the head to the outputs that are averaged over the members.
-        own: [M, H + 131, 82] from head and inputs to those that only a patient's own member gives.
+        own: [M, H + 134, 82] from head and inputs to those that only a patient's own member gives.
     """
 
     from_inputs: _Floats
@@ -53,6 +67,7 @@ class PackedWeights:
     @classmethod
     def pack(cls, weights: Mapping[str, _Floats]) -> "PackedWeights":
         """Packs the arrays of ``EnsembleNetwork``, given by name."""
+        weights = of_today(weights)
         hidden = weights["output_weight"].shape[1]
         gate = np.ones(3 * hidden, np.float32)
         gate[: 2 * hidden] = 0.5
@@ -115,7 +130,7 @@ class NumpyForward:
         return type(self), (self._w,)
 
     def inputs(self, n: int) -> _Floats:
-        """The [n, 130] inputs, to be filled before the call."""
+        """The [n, 133] inputs, to be filled before the call."""
         return self._arrays(n).inputs
 
     def __call__(self, memory: _Floats, own: NDArray[np.integer] | None) -> tuple[_Floats, _Floats]:

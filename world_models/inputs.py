@@ -1,21 +1,76 @@
 """What the networks see: patients and doses as arrays, the same for training and inference."""
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sepsis_gym.features import N_FEATURES
+from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 N_DOSE_INPUTS = 4
 N_STATE_INPUTS = 3 * N_FEATURES + N_DOSE_INPUTS + 5
-N_INPUTS = N_STATE_INPUTS + N_DOSE_INPUTS
+PRESSURES = [FEATURE_INDEX[name] for name in ("sysbp", "diabp", "meanbp")]
+N_PLAIN_INPUTS = N_STATE_INPUTS + N_DOSE_INPUTS
+N_INPUTS = N_PLAIN_INPUTS + len(PRESSURES)
 Z_INPUTS = slice(0, N_FEATURES)
 VENTILATED_INPUT = N_STATE_INPUTS - 2
 FLUID_SCALE_ML = 250.0
 VASOPRESSOR_SCALE = 0.1  # ug/kg/min
 AGE_SCALE_HOURS = 24.0
 LARGEST_AGE = 3.0
+VASOPRESSOR_INPUT = 3 * N_FEATURES + 3
+TONE, TONE_DOSE = 1.4, 0.6
+"""Largest rise of blood pressure by a vasopressor, as a share, and the ug/kg/min at half of it."""
+_Arrays = TypeVar("_Arrays", NDArray[np.floating], NDArray[np.float32], "Tensor")
+
+
+def step_inputs(
+    patients: Patients,
+    fluid_ml: NDArray[np.floating],
+    norepinephrine_equivalent: NDArray[np.floating],
+    preprocessing: Preprocessing,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """[n, 133]: the state, the doses, and what the latter usually do to the three pressures.
+
+    The last are a product of the present pressure and the change of dose, which a network of
+    moderate size finds late and roughly.
+
+    Args:
+        patients: n patients.
+        fluid_ml: [n] mL per step.
+        norepinephrine_equivalent: [n] ug/kg/min.
+        preprocessing: Clock and scales.
+        out: [n, 133] where to write them.
+    """
+    inputs = np.empty((len(patients), N_INPUTS), np.float32) if out is None else out
+    state_inputs(patients, preprocessing, out=inputs[:, :N_STATE_INPUTS])
+    given = inputs[:, N_STATE_INPUTS:N_PLAIN_INPUTS]
+    dose_inputs(fluid_ml, norepinephrine_equivalent, preprocessing, out=given)
+    dose = np.asarray(norepinephrine_equivalent, np.float32)
+    rise = usual_rise(patients.previous_norepinephrine_equivalent, dose)
+    _, scale, *_ = preprocessing.feature_table()
+    pressure = patients.values[:, PRESSURES] / scale[PRESSURES]
+    np.multiply(pressure, rise[:, None], out=inputs[:, N_PLAIN_INPUTS:])
+    return inputs
+
+
+def usual_rise(dose_before: _Arrays, dose: _Arrays) -> _Arrays:
+    """[...] share by which a change of vasopressor raises blood pressure in most patients.
+
+    Pressure grows with the dose as 1 + E(d), E(d) = 1.4 d / (d + 0.6 ug/kg/min): 0.1 raises an
+    untreated 55 mmHg by 11.
+
+    Source: the size of the first step of norepinephrine as in Hamzaoui et al. 2010; the shape is
+    an assumption.
+    """
+    before = 1 + TONE * dose_before / (dose_before + TONE_DOSE)
+    return (1 + TONE * dose / (dose + TONE_DOSE)) / before - 1
 
 
 def state_inputs(

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.patients import Patients
+from sepsis_gym.preprocessing import NEVER
 from sepsis_gym.trajectories import Trajectories
 from world_models.forecast import Forecaster
+from world_models.inputs import PRESSURES, usual_rise
 
 
 def followed(model: Forecaster, log: Trajectories) -> Iterator[tuple[NDArray[np.int64], Patients]]:
@@ -35,6 +37,9 @@ def expected_step(
 ) -> Patients:
     """The n patients after a step that went as predicted, for predictions that run on from there.
 
+    For a model that runs on from memory nothing is read in it: the values stay those read last, the
+    pressures in step with the vasopressor. To others the predictions are shown as if read.
+
     Args:
         model: The forecaster.
         patients: The patients before it.
@@ -42,8 +47,13 @@ def expected_step(
         said: What the forecaster predicted of it.
         measured: [n, 39] which of the predicted values count as measured.
     """
-    raw = np.where(measured, model.preprocessing.restore(said["mean"]), np.nan)
-    values, age = model.preprocessing.carry_forward(patients.values, patients.age, raw)
+    if model.runs_on_memory:
+        values, age = patients.values.copy(), np.minimum(patients.age + 1, NEVER, dtype=np.int16)
+        rise = usual_rise(patients.previous_norepinephrine_equivalent, doses[1])
+        values[:, PRESSURES] *= 1 + rise[:, None]
+    else:
+        raw = np.where(measured, model.preprocessing.restore(said["mean"]), np.nan)
+        values, age = model.preprocessing.carry_forward(patients.values, patients.age, raw)
     following = replace(
         patients,
         values=values,

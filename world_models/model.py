@@ -19,8 +19,17 @@ from sepsis_gym.features import FEATURE_NAMES, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.sofa import state_sofa
-from world_models.forward import CHANGE, END, HAPPENS, RISK, SCALE, NumpyForward, PackedWeights
-from world_models.inputs import N_STATE_INPUTS, dose_inputs, state_inputs
+from world_models.forward import (
+    CHANGE,
+    END,
+    HAPPENS,
+    RISK,
+    SCALE,
+    NumpyForward,
+    PackedWeights,
+    is_of_old,
+)
+from world_models.inputs import step_inputs
 from world_models.start_states import StartStates
 
 if TYPE_CHECKING:
@@ -83,6 +92,7 @@ class ClinicalWorldModel:
         self.noise_factor = independent if noise_factor is None else noise_factor
         self._noise_scale = np.sqrt((self.noise_factor**2).sum(1))
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
+        self.runs_on_memory = not is_of_old(self.weights)  # see ``logged.expected_step``
         self.threads = threads
         self._packed = PackedWeights.pack(self.weights)
         self._forward = _open_forward(self._packed, device)
@@ -235,8 +245,7 @@ class ClinicalWorldModel:
     ) -> tuple[_Floats, _Floats, _Floats]:
         """One block's outputs (see :class:`~world_models.forward.NumpyForward`) and next memory."""
         inputs = self._forward.inputs(len(patients))
-        state_inputs(patients, self.preprocessing, out=inputs)
-        dose_inputs(fluid_ml, dose, self.preprocessing, out=inputs[:, N_STATE_INPUTS:])
+        step_inputs(patients, fluid_ml, dose, self.preprocessing, out=inputs)
         memory = patients.memory.copy()
         return *self._forward(memory, member), memory
 

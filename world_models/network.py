@@ -54,7 +54,7 @@ class EnsembleNetwork(nn.Module):
         """One step.
 
         Args:
-            inputs: [M, B, 130] state and dose inputs.
+            inputs: [M, B, 133] state, dose and pressure inputs.
             memory: [M, B, H] hidden state.
             kept: [2, M, B, H] dropout factors of the memory and of the head, the same at every
                 step of a stay (Gal & Ghahramani 2016).

@@ -19,7 +19,13 @@ from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 from world_models.forecast import Floats
-from world_models.inputs import N_INPUTS, VENTILATED_INPUT, Z_INPUTS, dose_inputs, state_inputs
+from world_models.inputs import (
+    N_PLAIN_INPUTS,
+    VENTILATED_INPUT,
+    Z_INPUTS,
+    dose_inputs,
+    state_inputs,
+)
 
 try:
     import torch
@@ -47,7 +53,7 @@ class WindowNetwork(nn.Module):
             outputs: Width of the head.
         """
         super().__init__()
-        self.gru = nn.GRU(N_INPUTS, _HIDDEN, _LAYERS, batch_first=True)
+        self.gru = nn.GRU(N_PLAIN_INPUTS, _HIDDEN, _LAYERS, batch_first=True)
         self.head = nn.Linear(_HIDDEN, outputs)
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -58,6 +64,8 @@ class WindowNetwork(nn.Module):
 
 class PublishedModel:
     """A ``Forecaster``; its memory is [n, 11, 130], the inputs of the steps before."""
+
+    runs_on_memory = False
 
     def __init__(
         self, preprocessing: Preprocessing, states: WindowNetwork, outcome: WindowNetwork
@@ -97,7 +105,7 @@ class PublishedModel:
         now = np.concatenate([state, dose_inputs(fluid_ml, dose, self.preprocessing)], axis=1)
         before = patients.memory
         if before.size == 0:
-            before = np.zeros((len(patients), OUTCOME_WINDOW - 1, N_INPUTS), np.float32)
+            before = np.zeros((len(patients), OUTCOME_WINDOW - 1, N_PLAIN_INPUTS), np.float32)
         return np.concatenate([before, now[:, None]], axis=1)
 
 

@@ -12,7 +12,7 @@ from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 from world_models.forecast import Floats
-from world_models.inputs import Z_INPUTS, dose_inputs, state_inputs
+from world_models.inputs import Z_INPUTS, step_inputs
 
 _PENALTY = 0.01  # of the ridge, as where the world model's straight path starts from
 _INVERSE_PENALTY = 0.1  # of the logistic regressions
@@ -27,6 +27,7 @@ class Persistence:
     """
 
     preprocessing: Preprocessing
+    runs_on_memory = False
 
     def predict(
         self, patients: Patients, fluid_ml: Floats, norepinephrine_equivalent: Floats
@@ -48,7 +49,7 @@ class LinearModel:
 
     Attributes:
         preprocessing: The scales of its inputs and predictions.
-        weight: [130, 41] of 39 changes (z units), ventilation and 90-day mortality (log odds).
+        weight: [133, 41] of 39 changes (z units), ventilation and 90-day mortality (log odds).
         intercept: [41].
         scale: [39] standard deviation of what the ridge leaves over, z units.
     """
@@ -57,6 +58,7 @@ class LinearModel:
     weight: Floats
     intercept: Floats
     scale: Floats
+    runs_on_memory = False
 
     @classmethod
     def fit(cls, train: Trajectories) -> Self:
@@ -70,7 +72,7 @@ class LinearModel:
         changes, intercepts = (array[0].numpy() for array in ridge)
         rows = np.flatnonzero(train.is_decision)
         doses = train.fluid_ml[rows], train.norepinephrine_equivalent[rows]
-        inputs = _inputs(train.patients(rows), *doses, train.preprocessing)
+        inputs = step_inputs(train.patients(rows), *doses, train.preprocessing)
         died = train.stays.died_90d[train.stay_of_row[rows]]
         chances = [_logistic(inputs, seen) for seen in (train.ventilated[rows + 1], died)]
         after = train.preprocessing.standardize(train.values[rows + 1])
@@ -88,7 +90,7 @@ class LinearModel:
         self, patients: Patients, fluid_ml: Floats, norepinephrine_equivalent: Floats
     ) -> dict[str, Any]:
         """Values, their spread, ventilation and 90-day mortality."""
-        inputs = _inputs(patients, fluid_ml, norepinephrine_equivalent, self.preprocessing)
+        inputs = step_inputs(patients, fluid_ml, norepinephrine_equivalent, self.preprocessing)
         outputs = inputs @ self.weight + self.intercept
         chance = 1 / (1 + np.exp(-outputs[:, N_FEATURES:]))
         return {
@@ -103,16 +105,8 @@ class LinearModel:
         return following
 
 
-def _inputs(
-    patients: Patients, fluid_ml: Floats, dose: Floats, preprocessing: Preprocessing
-) -> NDArray[np.float32]:
-    """[n, 130] what the world model sees, without its memory."""
-    state = state_inputs(patients, preprocessing)
-    return np.concatenate([state, dose_inputs(fluid_ml, dose, preprocessing)], axis=1)
-
-
 def _logistic(inputs: Floats, seen: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """[130] weights and intercept; the mere rate where there is one class only."""
+    """[133] weights and intercept; the mere rate where there is one class only."""
     if len(np.unique(seen)) < 2:
         return np.zeros(inputs.shape[1]), 20.0 if seen.all() else -20.0
     fitted = LogisticRegression(C=_INVERSE_PENALTY, max_iter=500).fit(inputs, seen)

@@ -15,10 +15,23 @@ from sepsis_gym.dynamics import End
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.trajectories import Trajectories
 from world_models.effects import Effects, no_effects
-from world_models.inputs import VENTILATED_INPUT, Z_INPUTS, dose_inputs, state_inputs
+from world_models.inputs import (
+    AGE_SCALE_HOURS,
+    LARGEST_AGE,
+    PRESSURES,
+    VASOPRESSOR_INPUT,
+    VASOPRESSOR_SCALE,
+    VENTILATED_INPUT,
+    Z_INPUTS,
+    dose_inputs,
+    state_inputs,
+    usual_rise,
+)
 from world_models.network import EnsembleNetwork, split_outputs
 
 _RIDGE_STAYS = 2000
+_VALUE_WEIGHT = 2.5
+"""Of a CRPS: about the slope of a likelihood where errors are as large as expected."""
 _RISK_WEIGHT = 200.0
 """Of a squared error of the difference in risk: 7 points count as one."""
 
@@ -30,7 +43,6 @@ class Sequences:
     Attributes:
         states: [N, T + 1, 126] state inputs, final states included.
         doses: [N, T, 4] dose inputs.
-        known: [N, T + 1, 39] whether a value counts (else the fill value is shown).
         mask: [N, T] True where a decision was logged.
         end: [N, T] end of stay after the decision: 0 goes on, 1 discharged, 2 died.
         died_90d: [N] death within 90 days.
@@ -39,11 +51,12 @@ class Sequences:
         effect_scale: [N, T, 39] how large an error of it counts as one.
         death: [N, T, 2] probability of death in the step under each; NaN where unknown.
         risk: [N, T] of death within 90 days, second less first; NaN where unknown.
+        scales: [N, 4] what the z-scores of the three pressures lack to grow from 0 mmHg, and the
+            length of a step in the unit of ages.
     """
 
     states: Tensor
     doses: Tensor
-    known: Tensor
     mask: Tensor
     end: Tensor
     died_90d: Tensor
@@ -52,6 +65,7 @@ class Sequences:
     effect_scale: Tensor
     death: Tensor
     risk: Tensor
+    scales: Tensor
 
     @classmethod
     def of(cls, log: Trajectories, device: str, effects: Effects | None = None) -> Self:
@@ -64,6 +78,9 @@ class Sequences:
         end = np.where(log.terminated, log.stays.end[log.stay_of_row], End.ONGOING)
         end = np.where(end == End.HORIZON, End.ONGOING, end).astype(np.int64)
 
+        nothing = preprocessing.standardize(np.zeros(N_FEATURES, np.float32))
+        step = np.float32(preprocessing.step_hours / AGE_SCALE_HOURS)
+        scales = np.append(-nothing[PRESSURES], step)
         pair = [dose_inputs(*doses, preprocessing) for doses in (effects.first, effects.second)]
 
         def tensor(array: NDArray[np.generic]) -> Tensor:
@@ -78,7 +95,6 @@ class Sequences:
         return cls(
             states=tensor(log.padded(state_inputs(patients, preprocessing), final=True)),
             doses=tensor(log.padded(doses)),
-            known=tensor(log.padded(preprocessing.known(log.age), final=True)),
             mask=tensor(log.mask),
             end=tensor(log.padded(end)),
             died_90d=tensor(log.stays.died_90d.astype(np.float32)),
@@ -87,6 +103,7 @@ class Sequences:
             effect_scale=decided(effects.scale),
             death=decided(effects.died),
             risk=decided(effects.risk),
+            scales=tensor(np.tile(scales, (len(log), 1))),
         )
 
     def __len__(self) -> int:
@@ -96,6 +113,36 @@ class Sequences:
     def take(self, index: Tensor) -> Self:
         """The stays at these positions."""
         return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def inputs(self, state: Tensor, doses: Tensor) -> Tensor:
+        """[..., N, 133] what the network sees; ``inputs.step_inputs`` of the same in torch.
+
+        Args:
+            state: [..., N, 126] state inputs.
+            doses: [..., N, 4] dose inputs.
+        """
+        usual = self.pressure(state) * _rise(state, doses)
+        return torch.cat([state, doses, usual], -1)
+
+    def pressure(self, state: Tensor) -> Tensor:
+        """[..., N, 3] the three pressures from 0 mmHg on, in the unit of their z-scores."""
+        return state[..., PRESSURES] + self.scales[:, :3]
+
+    def run_on(self, state: Tensor, doses: Tensor, ventilated: Tensor, logged: Tensor) -> Tensor:
+        """The state after a step of which nothing was read; ``logged.expected_step`` in torch.
+
+        Args:
+            state: [M, N, 126] the state before.
+            doses: [M, N, 4] the doses of the step.
+            ventilated: [M, N] whether ventilated, or how likely.
+            logged: [M, N, 126] the logged state, for doses, statics and clock.
+        """
+        n = N_FEATURES
+        z = state[..., Z_INPUTS].clone()
+        z[..., PRESSURES] += self.pressure(state) * _rise(state, doses)
+        age = (state[..., 2 * n : 3 * n] + self.scales[:, 3:]).clamp(max=LARGEST_AGE)
+        rest = logged[..., 3 * n : VENTILATED_INPUT], ventilated[..., None], logged[..., -1:]
+        return torch.cat([z, torch.zeros_like(z), age, *rest], -1)
 
 
 def ridge_changes(stays: Sequences, weight: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -107,12 +154,13 @@ def ridge_changes(stays: Sequences, weight: Tensor, penalty: float) -> tuple[Ten
         penalty: L2 penalty per unit of weight.
 
     Returns:
-        [M, 130, 39] weights and [M, 1, 39] intercepts of the change in each feature, z units.
+        [M, 133, 39] weights and [M, 1, 39] intercepts of the change in each feature, z units.
     """
     if len(stays) > _RIDGE_STAYS:  # a linear model has enough of these; members' weights differ
         spaced = torch.arange(_RIDGE_STAYS, device=stays.mask.device) * len(stays) // _RIDGE_STAYS
         stays, weight = stays.take(spaced), weight[:, spaced]
-    inputs = torch.cat([stays.states[:, :-1], stays.doses], -1)[stays.mask].double()
+    by_step = stays.states[:, :-1].transpose(0, 1), stays.doses.transpose(0, 1)
+    inputs = stays.inputs(*by_step).transpose(0, 1)[stays.mask].double()
     inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], -1)
     following = stays.states[:, 1:][stays.mask].double()
     change = following[:, Z_INPUTS] - inputs[:, Z_INPUTS]
@@ -144,16 +192,18 @@ def sequence_loss(
 ) -> Tensor:
     """Loss of each member, averaged over the batch.
 
-    Up to a stay's switch step the network sees the logged states; from it on it sees its own mean
-    predictions wherever a value was measured, and has to live with them (the measurement pattern
-    stays the logged one). Likelihoods count measured values only. At some steps it is also asked
-    what two treatments would do, and answers for their difference.
+    Up to a stay's switch step the network sees the logged states; from it on nothing is read any
+    more: it is shown the last values, ever older, the pressures in step with the vasopressor, and
+    its memory has to tell what became of them under the doses since. Values count where measured,
+    by their CRPS: a likelihood leaves what is hard to predict unlearned (Seitzer et al. 2022) and
+    is soon overfitted by the scales. At some steps the network is also asked what two treatments
+    would do, and answers for their difference.
 
     Args:
         network: The ensemble, M members.
         batch: B stays.
         weight: [M, B] weight of each stay for each member.
-        switch: [B] step from which the network is on its own; T or more for never.
+        switch: [B] step from which the network is on its own, 1 or more; T or more for never.
         kept: [2, M, B, H] dropout factors, None for no dropout.
         level_weight: Weight of what the step did.
         effect_weight: Weight of the effects.
@@ -164,36 +214,20 @@ def sequence_loss(
     """
     members, (n, steps) = network.members, batch.mask.shape
     memory = batch.states.new_zeros(members, n, network.hidden)
-    shown = batch.states[:, 0].expand(members, -1, -1)
-    z_shown, ventilated = shown[..., Z_INPUTS], shown[..., VENTILATED_INPUT]
+    state = batch.states[:, 0].expand(members, -1, -1)
     total = batch.states.new_zeros(members, n)
     for t in range(steps):
-        alone = (t >= switch)[:, None]
-        logged = batch.states[:, t].expand(members, -1, -1)
-        z_now = torch.where(alone, z_shown, logged[..., Z_INPUTS])
-        vent_now = torch.where(alone[:, 0], ventilated, logged[..., VENTILATED_INPUT])
-        state = torch.cat(
-            [
-                z_now,
-                logged[..., N_FEATURES:VENTILATED_INPUT],
-                vent_now[..., None],
-                logged[..., -1:],
-            ],
-            -1,
-        )
         doses = batch.doses[:, t].expand(members, -1, -1)
         if t in asked:
             loss = _effect_loss(network, state, memory, kept, batch, t)
             total = total + effect_weight * batch.mask[:, t] * loss
-        outputs, memory = network(torch.cat([state, doses], -1), memory, kept)
-        change, *_ = split_outputs(outputs)
-        following = batch.states[:, t + 1]
-        loss = _step_loss(outputs, z_now, following, batch, t)
+        outputs, memory = network(batch.inputs(state, doses), memory, kept)
+        loss = _step_loss(outputs, state[..., Z_INPUTS], batch, t)
         total = total + level_weight * batch.mask[:, t] * loss
-        measured = following[:, N_FEATURES : 2 * N_FEATURES] > 0
-        carried = torch.where(batch.known[:, t + 1], z_now, following[:, Z_INPUTS])
-        z_shown = torch.where(measured, z_now + change, carried)
         ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()
+        logged = batch.states[:, t + 1].expand(members, -1, -1)
+        alone = (t + 1 >= switch)[:, None]
+        state = torch.where(alone, batch.run_on(state, doses, ventilated, logged), logged)
     return (total * weight).sum(1) / (batch.mask.sum(1) * weight).sum(1)
 
 
@@ -207,8 +241,7 @@ def _effect_loss(
 ) -> Tensor:
     """[M, B] squared error of what two treatments differ in, and likelihood of deaths in each."""
     twice = [
-        torch.cat([state, batch.pair[:, t, one].expand(network.members, -1, -1)], -1)
-        for one in (0, 1)
+        batch.inputs(state, batch.pair[:, t, one].expand(network.members, -1, -1)) for one in (0, 1)
     ]
     doubled = None if kept is None else torch.cat([kept, kept], 2)
     outputs, _ = network(torch.cat(twice, 1), torch.cat([memory, memory], 1), doubled)
@@ -241,16 +274,28 @@ def _risk(outputs: Tensor) -> Tensor:
     return end[..., End.DIED] + later.sum(-1)
 
 
-def _step_loss(
-    outputs: Tensor, z_now: Tensor, following: Tensor, batch: Sequences, t: int
-) -> Tensor:
-    """[M, B] negative log-likelihood of what the step did."""
+def _rise(state: Tensor, doses: Tensor) -> Tensor:
+    """[..., 1] ``usual_rise`` by the doses of a step."""
+    logs = state[..., VASOPRESSOR_INPUT], doses[..., -1]
+    return usual_rise(*(VASOPRESSOR_SCALE * torch.expm1(log) for log in logs))[..., None]
+
+
+def _gaussian_crps(error: Tensor, scale: Tensor) -> Tensor:
+    """[...] ``fidelity.gaussian_crps`` in torch."""
+    z = error / scale
+    spread = z * torch.erf(z / math.sqrt(2)) - 1 / math.sqrt(math.pi)
+    return scale * (spread + math.sqrt(2 / math.pi) * torch.exp(-0.5 * z**2))
+
+
+def _step_loss(outputs: Tensor, z_now: Tensor, batch: Sequences, t: int) -> Tensor:
+    """[M, B] CRPS of the values and negative log-likelihood of the rest of what the step did."""
+    following = batch.states[:, t + 1]
     change, scale, measured_logit, ventilated_logit, end_logit, mortality_logit = split_outputs(
         outputs
     )
     measured = following[:, N_FEATURES : 2 * N_FEATURES].expand_as(change)
-    error = (following[:, Z_INPUTS] - z_now - change) / scale
-    values = (0.5 * error**2 + scale.log() + 0.5 * math.log(2 * math.pi)) * measured
+    error = following[:, Z_INPUTS] - z_now - change
+    values = _VALUE_WEIGHT * _gaussian_crps(error, scale) * measured
     sampling = binary_cross_entropy_with_logits(measured_logit, measured, reduction="none")
     ventilated = following[:, VENTILATED_INPUT].expand_as(ventilated_logit)
     ventilation = binary_cross_entropy_with_logits(ventilated_logit, ventilated, reduction="none")
@@ -262,4 +307,4 @@ def _step_loss(
     died = batch.died_90d.expand_as(risk_logit)
     mortality = binary_cross_entropy_with_logits(risk_logit, died, reduction="none")
     mortality = mortality * (end != End.DIED)
-    return values.sum(-1) + 0.3 * sampling.sum(-1) + ventilation + 3 * ending + mortality
+    return values.sum(-1) + 0.3 * sampling.sum(-1) + 4 * ventilation + 3 * ending + mortality

@@ -34,7 +34,7 @@ class TorchForward:
         self._inputs = np.ones((0, N_INPUTS + 1), np.float32)
 
     def inputs(self, n: int) -> _Floats:
-        """The [n, 130] inputs, to be filled before the call."""
+        """The [n, 133] inputs, to be filled before the call."""
         if len(self._inputs) != n:
             self._inputs = np.ones((n, N_INPUTS + 1), np.float32)  # the last is the biases' input
         return self._inputs[:, :-1]

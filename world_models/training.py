@@ -21,6 +21,7 @@ from world_models.checkpoint import load_world_model, save_world_model
 from world_models.config import TrainConfig
 from world_models.effects import Effects, prior_effects
 from world_models.forecast import in_scales_of
+from world_models.forward import of_today
 from world_models.model import ClinicalWorldModel
 from world_models.noise import fit_noise
 from world_models.physiology.effects import true_effects
@@ -142,7 +143,8 @@ class _Run:
             self.network.direct_weight[..., :N_FEATURES] = weights
             self.network.output_bias[..., :N_FEATURES] = intercepts
         if earlier is not None:
-            weights_before = {name: torch.from_numpy(w) for name, w in earlier.weights.items()}
+            before = of_today(earlier.weights)
+            weights_before = {name: torch.from_numpy(w) for name, w in before.items()}
             self.network.load_state_dict(weights_before)
             calibrate(self.network, self.train)
         self.optimizer = torch.optim.AdamW(
@@ -178,7 +180,7 @@ class _Run:
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean over members of the loss with and without the logged states from step 2 on."""
+        """Mean over members of the loss with all logged states, and with the first alone."""
         n = len(self.validation)
         weight = torch.ones(self.config.members, n, device=self.config.device)
         never = self.validation.mask.shape[1]
@@ -189,7 +191,7 @@ class _Run:
                 torch.full((n,), at, device=self.config.device),
                 asked=range(0, never, 3) if at == never and self.effect_share else (),
             )
-            for at in (never, 2)
+            for at in (never, 1)
         ]
         return float(torch.stack(losses).mean())
 
@@ -264,8 +266,9 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _switch_steps(batch: Sequences, share: float, generator: torch.Generator) -> Tensor:
-    """[B] step from which each stay is open loop, beyond its end for most of the others."""
+    """[B] step from which each stay is open loop: the second for half of them, never for others."""
     n, steps = batch.mask.shape
-    at = torch.randint(0, max(steps - 1, 1), (n,), generator=generator)
+    at = torch.randint(1, max(steps, 2), (n,), generator=generator)
+    at = torch.where(torch.rand(n, generator=generator) < 0.5, 1, at)
     never = torch.rand(n, generator=generator) >= share
     return torch.where(never, steps, at).to(batch.mask.device)

@@ -38,7 +38,7 @@ def stays(trajectories, network):
 def changes(network, stays, t, memory, doses=None):
     """[M, N, 39] what the network says of a step, and its memory after it."""
     given = stays.doses[:, t] if doses is None else doses
-    inputs = torch.cat([stays.states[:, t], given], -1).expand(2, -1, -1)
+    inputs = stays.inputs(stays.states[:, t], given).expand(2, -1, -1)
     outputs, memory = network(inputs, memory)
     return outputs[..., :N_FEATURES], memory
 

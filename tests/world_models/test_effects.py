@@ -24,6 +24,7 @@ from world_models.effects import (
     prior_effects,
     usual_size,
 )
+from world_models.inputs import N_STATE_INPUTS
 from world_models.network import EnsembleNetwork
 from world_models.physiology import ClinicianConfig
 from world_models.physiology.body import advance, late_risk
@@ -159,7 +160,9 @@ def test_a_network_pays_for_its_error_of_the_difference_in_risk(cohort):
             weight.zero_()
         network.output_bias[..., -5:-2] = torch.tensor([0.0, -100.0, -100.0])  # all go on
         network.output_bias[..., -2] = float(np.log(0.2 / 0.8))
-        network.direct_weight[:, -2, -2] = float(np.log(0.17 / 0.83) - np.log(0.2 / 0.8))
+        network.direct_weight[:, N_STATE_INPUTS + 2, -2] = float(
+            np.log(0.17 / 0.83) - np.log(0.2 / 0.8)
+        )
     unclaimed = replace(prior_effects(cohort), change=no_effects(cohort).change)
     some = [d.norepinephrine_equivalent > 0 for d in (unclaimed.first, unclaimed.second)]
     said = 0.2 - 0.03 * np.stack(some).astype(np.float32)

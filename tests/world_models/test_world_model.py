@@ -28,9 +28,12 @@ from world_models.forward import (  # noqa: E402
     NumpyForward,
     PackedWeights,
 )
-from world_models.inputs import dose_inputs, state_inputs  # noqa: E402
+from world_models.inputs import N_PLAIN_INPUTS, dose_inputs, step_inputs  # noqa: E402
+from world_models.logged import expected_step  # noqa: E402
+from world_models.model import ClinicalWorldModel  # noqa: E402
 from world_models.network import LEAST_SCALE, EnsembleNetwork, split_outputs  # noqa: E402
 from world_models.references import Persistence  # noqa: E402
+from world_models.sequences import Sequences  # noqa: E402
 from world_models.start_states import StartStates  # noqa: E402
 from world_models.training import train_world_model  # noqa: E402
 
@@ -131,9 +134,7 @@ def test_torch_and_numpy_compute_the_same(cohort):
     forward = NumpyForward(PackedWeights.pack(weights))
     patients = cohort.patients(np.arange(100))
     fluid, dose = np.full(100, 200.0), np.full(100, 0.1)
-    inputs = [state_inputs(patients, cohort.preprocessing)]
-    inputs.append(dose_inputs(fluid, dose, cohort.preprocessing))
-    inputs = np.concatenate(inputs, axis=1)
+    inputs = step_inputs(patients, fluid, dose, cohort.preprocessing)
     rng = np.random.default_rng(0)
     memory = rng.standard_normal((100, 2, 17)).astype(np.float32)
     with torch.no_grad():
@@ -158,6 +159,40 @@ def test_torch_and_numpy_compute_the_same(cohort):
     member = rng.integers(2, size=100)
     _, own = forward(memory, member)
     close(own, every[np.arange(100), member])
+
+
+def test_torch_and_numpy_run_on_alike(trained, cohort):
+    """What training shows the network in place of a state is what a forecast shows it."""
+    model, _ = trained
+    stays, rows = Sequences.of(cohort, "cpu"), cohort.offsets[:-1]
+    patients, doses = (
+        cohort.patients(rows),
+        (cohort.fluid_ml[rows], cohort.norepinephrine_equivalent[rows]),
+    )
+    said = model.predict(patients, *doses)
+    unread = expected_step(model, patients, doses, said, cohort.measured[rows + 1])
+    fluid, dose = np.full(len(rows), 300.0), np.linspace(0, 0.5, len(rows))
+    shown = step_inputs(unread, fluid, dose, cohort.preprocessing)
+    tube = torch.from_numpy(unread.ventilated).float()
+    state = stays.run_on(stays.states[:, 0], stays.doses[:, 0], tube, stays.states[:, 1])
+    given = torch.from_numpy(dose_inputs(fluid, dose, cohort.preprocessing))
+    np.testing.assert_allclose(stays.inputs(state, given), shown, atol=2e-4)
+    assert not unread.measured.any()
+    assert np.abs(shown[:, -1]).max() > 0.5
+
+
+def test_a_model_of_old_does_not_heed_the_pressure_inputs(cohort):
+    old = load_world_model("default")
+    assert old.weights["direct_weight"].shape[1] == N_PLAIN_INPUTS
+    assert not old.runs_on_memory
+    patients, doses = cohort.patients(np.arange(50)), (np.zeros(50), np.full(50, 0.3))
+    zeros = ((0, 0), (0, 3), (0, 0))
+    seeing = ("input_weight", "head_weight", "direct_weight")
+    wider = {k: np.pad(w, zeros) if k in seeing else w for k, w in old.weights.items()}
+    new = ClinicalWorldModel(old.preprocessing, wider, old.start_states, old.noise_factor)
+    assert new.runs_on_memory
+    for name, said in new.predict(patients, *doses).items():
+        np.testing.assert_allclose(said, old.predict(patients, *doses)[name], atol=1e-5)
 
 
 def test_a_checkpoint_gives_the_same_trajectories(trained):
