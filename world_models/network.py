@@ -7,7 +7,8 @@ from torch.nn.functional import softplus
 from sepsis_gym.features import N_FEATURES
 from world_models.inputs import N_INPUTS
 
-N_OUTPUTS = 3 * N_FEATURES + 6
+N_LATE = 2  # of 90-day mortality
+N_OUTPUTS = 3 * N_FEATURES + 4 + N_LATE
 LEAST_SCALE = 0.02
 """Smallest predicted standard deviation, z units: keeps a likelihood from being bought with it."""
 
@@ -49,7 +50,12 @@ class EnsembleNetwork(nn.Module):
         self.direct_weight = nn.Parameter(torch.zeros(members, N_INPUTS, N_OUTPUTS))
 
     def forward(
-        self, inputs: Tensor, memory: Tensor, kept: Tensor | None = None
+        self,
+        inputs: Tensor,
+        memory: Tensor,
+        kept: Tensor | None = None,
+        *,
+        aside: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One step.
 
@@ -58,6 +64,8 @@ class EnsembleNetwork(nn.Module):
             memory: [M, B, H] hidden state.
             kept: [2, M, B, H] dropout factors of the memory and of the head, the same at every
                 step of a stay (Gal & Ghahramani 2016).
+            aside: Whether 90-day mortality is learned from the hidden units as they are. One
+                outcome a stay, told again at every step, would soon have them know the stays.
 
         Returns:
             [M, B, 123] outputs and [M, B, H] the next hidden state.
@@ -76,8 +84,11 @@ class EnsembleNetwork(nn.Module):
         hidden = torch.relu(seen @ self.head_weight + self.head_bias)
         if kept is not None:
             hidden = hidden * kept[1]
-        direct = inputs @ self.direct_weight
-        return hidden @ self.output_weight + direct + self.output_bias, following
+        direct = inputs @ self.direct_weight + self.output_bias
+        if not aside:
+            return hidden @ self.output_weight + direct, following
+        first, late = self.output_weight[..., :-N_LATE], self.output_weight[..., -N_LATE:]
+        return torch.cat([hidden @ first, hidden.detach() @ late], -1) + direct, following
 
 
 def split_outputs(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

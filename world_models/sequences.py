@@ -221,7 +221,7 @@ def sequence_loss(
         if t in asked:
             loss = _effect_loss(network, state, memory, kept, batch, t)
             total = total + effect_weight * batch.mask[:, t] * loss
-        outputs, memory = network(batch.inputs(state, doses), memory, kept)
+        outputs, memory = network(batch.inputs(state, doses), memory, kept, aside=True)
         loss = _step_loss(outputs, state[..., Z_INPUTS], batch, t)
         total = total + level_weight * batch.mask[:, t] * loss
         ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()

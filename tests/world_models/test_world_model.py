@@ -161,6 +161,25 @@ def test_torch_and_numpy_compute_the_same(cohort):
     close(own, every[np.arange(100), member])
 
 
+def test_mortality_aside_is_the_same_and_leaves_the_hidden_units_alone():
+    network, _ = random_weights()
+    drawn = torch.Generator().manual_seed(1)
+    shapes = (2, 5, network.input_weight.shape[1]), (2, 5, network.hidden)
+    given = [torch.randn(shape, generator=drawn) for shape in shapes]
+    told, moved = [], []
+    for aside in (False, True):
+        network.zero_grad()
+        outputs, _ = network(*given, aside=aside)
+        outputs[..., -2:].sum().backward()
+        told.append(outputs.detach().numpy())
+        moved.append([p.grad is not None and bool(p.grad.any()) for p in network.parameters()])
+    np.testing.assert_allclose(*told, atol=1e-5)
+    names = [name for name, _ in network.named_parameters()]
+    learned = {name for name, one in zip(names, moved[1], strict=True) if one}
+    assert learned == {"output_weight", "output_bias", "direct_weight"}
+    assert all(moved[0])
+
+
 def test_torch_and_numpy_run_on_alike(trained, cohort):
     """What training shows the network in place of a state is what a forecast shows it."""
     model, _ = trained
