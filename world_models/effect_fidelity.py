@@ -190,7 +190,8 @@ def _predictions(model: Forecaster, log: Trajectories) -> Answers:
 def _risks(model: Forecaster, log: Trajectories) -> Answers:
     """By arm: [D] death within 24 h of doses held, told at the first decision of each stay.
 
-    The model goes on from its own mean predictions; what was measured at first stays measured.
+    The model runs on as in ``expected_step``; where its own means are shown as if read, what was
+    measured at first stays measured.
     """
     at = (np.cumsum(log.is_decision) - 1)[log.offsets[:-1]]
     risks = {}

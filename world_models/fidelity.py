@@ -116,7 +116,8 @@ def coverage_by_feature(expected: Predictions, log: Trajectories, scales: Prepro
 def _open_loop(model: Forecaster, log: Trajectories) -> NDArray[np.float32]:
     """[D, 39] means of up to 12 steps from the first state, seeing only the logged doses.
 
-    The measurement pattern is the logged one; what the model expects there is what it sees next.
+    What it sees instead of the next states is for ``expected_step`` to say; where that is its own
+    means as if read, the measurement pattern is the logged one.
     """
     position = np.cumsum(log.is_decision) - 1
     out = np.full((int(log.is_decision.sum()), N_FEATURES), np.nan, np.float32)

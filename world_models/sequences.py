@@ -51,8 +51,8 @@ class Sequences:
         effect_scale: [N, T, 39] how large an error of it counts as one.
         death: [N, T, 2] probability of death in the step under each; NaN where unknown.
         risk: [N, T] of death within 90 days, second less first; NaN where unknown.
-        scales: [N, 4] what the z-scores of the three pressures lack to grow from 0 mmHg, and the
-            length of a step in the unit of ages.
+        zero_z: [N, 3] how far 0 mmHg lies below the mean of each pressure, z units.
+        step_age: [N, 1] length of a step in the unit of age inputs.
     """
 
     states: Tensor
@@ -65,7 +65,8 @@ class Sequences:
     effect_scale: Tensor
     death: Tensor
     risk: Tensor
-    scales: Tensor
+    zero_z: Tensor
+    step_age: Tensor
 
     @classmethod
     def of(cls, log: Trajectories, device: str, effects: Effects | None = None) -> Self:
@@ -78,9 +79,8 @@ class Sequences:
         end = np.where(log.terminated, log.stays.end[log.stay_of_row], End.ONGOING)
         end = np.where(end == End.HORIZON, End.ONGOING, end).astype(np.int64)
 
-        nothing = preprocessing.standardize(np.zeros(N_FEATURES, np.float32))
-        step = np.float32(preprocessing.step_hours / AGE_SCALE_HOURS)
-        scales = np.append(-nothing[PRESSURES], step)
+        zero_z = -preprocessing.standardize(np.zeros(N_FEATURES, np.float32))[PRESSURES]
+        step_age = np.float32(preprocessing.step_hours / AGE_SCALE_HOURS)
         pair = [dose_inputs(*doses, preprocessing) for doses in (effects.first, effects.second)]
 
         def tensor(array: NDArray[np.generic]) -> Tensor:
@@ -103,7 +103,8 @@ class Sequences:
             effect_scale=decided(effects.scale),
             death=decided(effects.died),
             risk=decided(effects.risk),
-            scales=tensor(np.tile(scales, (len(log), 1))),
+            zero_z=tensor(np.tile(zero_z, (len(log), 1))),
+            step_age=tensor(np.full((len(log), 1), step_age)),
         )
 
     def __len__(self) -> int:
@@ -126,7 +127,7 @@ class Sequences:
 
     def pressure(self, state: Tensor) -> Tensor:
         """[..., N, 3] the three pressures from 0 mmHg on, in the unit of their z-scores."""
-        return state[..., PRESSURES] + self.scales[:, :3]
+        return state[..., PRESSURES] + self.zero_z
 
     def run_on(self, state: Tensor, doses: Tensor, ventilated: Tensor, logged: Tensor) -> Tensor:
         """The state after a step of which nothing was read; ``logged.expected_step`` in torch.
@@ -140,7 +141,7 @@ class Sequences:
         n = N_FEATURES
         z = state[..., Z_INPUTS].clone()
         z[..., PRESSURES] += self.pressure(state) * _rise(state, doses)
-        age = (state[..., 2 * n : 3 * n] + self.scales[:, 3:]).clamp(max=LARGEST_AGE)
+        age = (state[..., 2 * n : 3 * n] + self.step_age).clamp(max=LARGEST_AGE)
         rest = logged[..., 3 * n : VENTILATED_INPUT], ventilated[..., None], logged[..., -1:]
         return torch.cat([z, torch.zeros_like(z), age, *rest], -1)
 
