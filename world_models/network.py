@@ -7,8 +7,9 @@ from torch.nn.functional import softplus
 from sepsis_gym.features import N_FEATURES
 from world_models.inputs import N_INPUTS
 
-N_LATE = 2  # of 90-day mortality
-N_OUTPUTS = 3 * N_FEATURES + 4 + N_LATE
+VENTILATION = slice(3 * N_FEATURES, 3 * N_FEATURES + 1)
+MORTALITY = slice(3 * N_FEATURES + 4, 3 * N_FEATURES + 6)
+N_OUTPUTS = MORTALITY.stop
 LEAST_SCALE = 0.02
 """Smallest predicted standard deviation, z units: keeps a likelihood from being bought with it."""
 
@@ -87,8 +88,9 @@ class EnsembleNetwork(nn.Module):
         direct = inputs @ self.direct_weight + self.output_bias
         if not aside:
             return hidden @ self.output_weight + direct, following
-        first, late = self.output_weight[..., :-N_LATE], self.output_weight[..., -N_LATE:]
-        return torch.cat([hidden @ first, hidden.detach() @ late], -1) + direct, following
+        weight, first = self.output_weight, slice(0, MORTALITY.start)
+        parts = hidden @ weight[..., first], hidden.detach() @ weight[..., MORTALITY]
+        return torch.cat(parts, -1) + direct, following
 
 
 def split_outputs(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

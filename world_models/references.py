@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.patients import Patients
@@ -13,9 +11,6 @@ from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.trajectories import Trajectories
 from world_models.forecast import Floats
 from world_models.inputs import Z_INPUTS, step_inputs
-
-_PENALTY = 0.01  # of the ridge, as where the world model's straight path starts from
-_INVERSE_PENALTY = 0.1  # of the logistic regressions
 
 
 @dataclass(frozen=True)
@@ -62,29 +57,26 @@ class LinearModel:
 
     @classmethod
     def fit(cls, train: Trajectories) -> Self:
-        """Solves for the stays' decisions; needs torch, whose ridge the world model starts from."""
+        """Solves for the stays' decisions; needs torch, as what a world model starts from does."""
         import torch
 
-        from world_models.sequences import Sequences, ridge_changes
+        from world_models.network import MORTALITY, VENTILATION
+        from world_models.sequences import Sequences
+        from world_models.straight import fit_straight
 
         stays = Sequences.of(train, "cpu")
-        ridge = ridge_changes(stays, torch.ones(1, len(stays)), _PENALTY)
-        changes, intercepts = (array[0].numpy() for array in ridge)
+        fitted = fit_straight(stays, torch.ones(1, len(stays)))
+        outputs = [*range(N_FEATURES), VENTILATION.start, MORTALITY.start]
+        weight, intercept = (array[0][:, outputs].numpy() for array in fitted)
         rows = np.flatnonzero(train.is_decision)
         doses = train.fluid_ml[rows], train.norepinephrine_equivalent[rows]
         inputs = step_inputs(train.patients(rows), *doses, train.preprocessing)
-        died = train.stays.died_90d[train.stay_of_row[rows]]
-        chances = [_logistic(inputs, seen) for seen in (train.ventilated[rows + 1], died)]
         after = train.preprocessing.standardize(train.values[rows + 1])
-        error = after - inputs[:, Z_INPUTS] - inputs @ changes - intercepts[0]
+        expected = (inputs @ weight + intercept)[:, :N_FEATURES]
+        error = after - inputs[:, Z_INPUTS] - expected
         measured = train.measured[rows + 1]
         squares = np.where(measured, error**2, 0).sum(0) / np.maximum(measured.sum(0), 1)
-        return cls(
-            preprocessing=train.preprocessing,
-            weight=np.column_stack([changes, *(weight for weight, _ in chances)]),
-            intercept=np.append(intercepts[0], [intercept for _, intercept in chances]),
-            scale=np.sqrt(squares),
-        )
+        return cls(train.preprocessing, weight, intercept[0], np.sqrt(squares))
 
     def predict(
         self, patients: Patients, fluid_ml: Floats, norepinephrine_equivalent: Floats
@@ -103,11 +95,3 @@ class LinearModel:
     def follow(self, patients: Patients, following: Patients) -> Patients:
         """Remembers nothing."""
         return following
-
-
-def _logistic(inputs: Floats, seen: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """[133] weights and intercept; the mere rate where there is one class only."""
-    if len(np.unique(seen)) < 2:
-        return np.zeros(inputs.shape[1]), 20.0 if seen.all() else -20.0
-    fitted = LogisticRegression(C=_INVERSE_PENALTY, max_iter=500).fit(inputs, seen)
-    return fitted.coef_[0], float(fitted.intercept_[0])

@@ -29,7 +29,6 @@ from world_models.inputs import (
 )
 from world_models.network import EnsembleNetwork, split_outputs
 
-_RIDGE_STAYS = 2000
 _VALUE_WEIGHT = 2.5
 """Of a CRPS: about the slope of a likelihood where errors are as large as expected."""
 _RISK_WEIGHT = 200.0
@@ -115,6 +114,11 @@ class Sequences:
         """The stays at these positions."""
         return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def decided(self) -> Tensor:
+        """[D, 133] what the network sees at every decision, stay by stay."""
+        by_step = self.states[:, :-1].transpose(0, 1), self.doses.transpose(0, 1)
+        return self.inputs(*by_step).transpose(0, 1)[self.mask]
+
     def inputs(self, state: Tensor, doses: Tensor) -> Tensor:
         """[..., N, 133] what the network sees; ``inputs.step_inputs`` of the same in torch.
 
@@ -144,40 +148,6 @@ class Sequences:
         age = (state[..., 2 * n : 3 * n] + self.step_age).clamp(max=LARGEST_AGE)
         rest = logged[..., 3 * n : VENTILATED_INPUT], ventilated[..., None], logged[..., -1:]
         return torch.cat([z, torch.zeros_like(z), age, *rest], -1)
-
-
-def ridge_changes(stays: Sequences, weight: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """The linear model of each member: where the network's straight path starts from.
-
-    Args:
-        stays: The training split.
-        weight: [M, N] weight of each stay for each member.
-        penalty: L2 penalty per unit of weight.
-
-    Returns:
-        [M, 133, 39] weights and [M, 1, 39] intercepts of the change in each feature, z units.
-    """
-    if len(stays) > _RIDGE_STAYS:  # a linear model has enough of these; members' weights differ
-        spaced = torch.arange(_RIDGE_STAYS, device=stays.mask.device) * len(stays) // _RIDGE_STAYS
-        stays, weight = stays.take(spaced), weight[:, spaced]
-    by_step = stays.states[:, :-1].transpose(0, 1), stays.doses.transpose(0, 1)
-    inputs = stays.inputs(*by_step).transpose(0, 1)[stays.mask].double()
-    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], -1)
-    following = stays.states[:, 1:][stays.mask].double()
-    change = following[:, Z_INPUTS] - inputs[:, Z_INPUTS]
-    measured = following[:, N_FEATURES : 2 * N_FEATURES]
-    ridge = penalty * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
-    ridge[-1, -1] = 1e-6
-    solved = []
-    for own in weight.double():
-        row_weight = own[:, None].expand(stays.mask.shape)[stays.mask]
-        used = measured * row_weight[:, None]
-        gram = torch.einsum("ri,rf,rj->fij", inputs, used, inputs)
-        moment = torch.einsum("ri,rf->fi", inputs, used * change)
-        total = used.sum(0)[:, None, None].clamp(min=1.0)
-        solved.append(torch.linalg.solve(gram + ridge * total, moment))
-    fitted = torch.stack(solved).float().transpose(1, 2)
-    return fitted[:, :-1], fitted[:, -1:]
 
 
 def sequence_loss(

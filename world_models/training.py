@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from sepsis_gym import __version__
 from sepsis_gym.errors import ConfigError
-from sepsis_gym.features import N_FEATURES
 from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import Trajectories
 from world_models.checkpoint import load_world_model, save_world_model
@@ -35,12 +34,12 @@ try:
 
     from world_models.calibration import calibrate
     from world_models.network import EnsembleNetwork
-    from world_models.sequences import Sequences, ridge_changes, sequence_loss
+    from world_models.sequences import Sequences, sequence_loss
+    from world_models.straight import fit_straight
 except ImportError as error:
     raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error
 
 _LARGEST_GRADIENT = 1.0
-_RIDGE = 0.01
 _STATE_FILE = "state.safetensors"
 
 
@@ -138,11 +137,12 @@ class _Run:
         self.stay_weight = weight.exponential_(generator=self.generator).to(config.device)
         if config.members == 1:
             self.stay_weight = torch.ones_like(self.stay_weight)
-        weights, intercepts = ridge_changes(self.train, self.stay_weight, _RIDGE)
-        with torch.no_grad():
-            self.network.direct_weight[..., :N_FEATURES] = weights
-            self.network.output_bias[..., :N_FEATURES] = intercepts
-        if earlier is not None:
+        if earlier is None:
+            weights, intercepts = fit_straight(self.train, self.stay_weight)
+            with torch.no_grad():
+                self.network.direct_weight.add_(weights)
+                self.network.output_bias.add_(intercepts)
+        else:
             before = of_today(earlier.weights)
             weights_before = {name: torch.from_numpy(w) for name, w in before.items()}
             self.network.load_state_dict(weights_before)

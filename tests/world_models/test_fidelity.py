@@ -30,9 +30,13 @@ from world_models.fidelity_figures import reliability  # noqa: E402
 from world_models.fidelity_report import ROWS, fidelity_json, fidelity_table  # noqa: E402
 from world_models.floor import floor  # noqa: E402
 from world_models.forecast import Predictions, in_scales_of  # noqa: E402
+from world_models.inputs import VENTILATED_INPUT  # noqa: E402
+from world_models.network import N_OUTPUTS, VENTILATION  # noqa: E402
 from world_models.physiology import ClinicianConfig  # noqa: E402
 from world_models.published import train_published  # noqa: E402
 from world_models.references import LinearModel, Persistence  # noqa: E402
+from world_models.sequences import Sequences  # noqa: E402
+from world_models.straight import fit_straight  # noqa: E402
 
 HEART_RATE = FEATURE_INDEX["heart_rate"]
 
@@ -129,6 +133,34 @@ def test_references_learn_more_than_persistence():
             assert numbers[name] < 0.95 * nothing[name], name
         assert 0.8 < numbers["interval_90_coverage"] < 0.97
         assert 0 <= numbers["mortality_auroc_at_end"] <= 1
+
+
+def test_a_network_starts_from_regressions_that_heed_each_members_weights(synthetic):
+    stays = Sequences.of(synthetic.split("train"), "cpu")
+    weight = torch.empty(2, len(stays)).exponential_(generator=torch.Generator().manual_seed(0))
+    fitted, intercept = fit_straight(stays, weight)
+    inputs = stays.decided().double()
+    seen = stays.states[:, 1:, VENTILATED_INPUT][stays.mask].double()
+    assert 0 < seen.mean() < 1
+    for own, w, b in zip(weight, fitted, intercept, strict=True):
+        counts = own[:, None].expand_as(stays.mask)[stays.mask].double()
+        told = torch.sigmoid(inputs @ w[:, VENTILATION].double() + b[:, VENTILATION]).flatten()
+        # where a penalised likelihood is highest it is flat
+        slope = inputs.T @ (counts * (told - seen)) + w[:, VENTILATION].flatten() / 0.1
+        assert slope.abs().max() < 0.1
+        assert (counts * (told - seen)).sum().abs() < 0.1
+    untold = [i for i in range(N_FEATURES, N_OUTPUTS) if i not in (117, 121, 122)]
+    assert not fitted[..., untold].any()
+    assert fitted[..., :N_FEATURES].any()
+    assert (fitted[0] - fitted[1])[:, VENTILATION].abs().max() > 0.1
+
+
+def test_a_start_where_nobody_is_ventilated_is_sure_of_it(synthetic):
+    stays = Sequences.of(synthetic.split("train"), "cpu")
+    stays.states[:, :, VENTILATED_INPUT] = 0
+    fitted, intercept = fit_straight(stays, torch.ones(1, len(stays)))
+    assert not fitted[..., VENTILATION].any()
+    assert intercept[..., VENTILATION] < -10
 
 
 def test_the_published_architecture_learns(synthetic):
