@@ -14,14 +14,14 @@ from sepsis_gym.errors import CheckpointError, ConfigError, UnknownNameError
 from sepsis_gym.files import whole_folder
 from sepsis_gym.preprocessing import Preprocessing
 from world_models.model import ClinicalWorldModel
+from world_models.noise import Noise
 from world_models.start_states import StartStates
 
-FORMAT_VERSION = 4
-_READABLE = (3, FORMAT_VERSION)  # of version 3: see ``forward.is_of_old``
+FORMAT_VERSION = 5
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _START = "start_states."
-_NOISE = "noise_factor"
+_NOISE = "noise."
 
 
 def available() -> list[str]:
@@ -53,13 +53,13 @@ def load_world_model(
         if hashlib.sha256(content).hexdigest() != description["weights_sha256"]:
             raise ValueError(f"it is not the file that {DESCRIPTION_FILE} describes")
         arrays = {key: array.astype(np.float32) for key, array in load(content).items()}
-        start = {k.removeprefix(_START): v for k, v in arrays.items() if k.startswith(_START)}
-        weights = {k: v for k, v in arrays.items() if not k.startswith(_START)}
+        start, noise = _under(_START, arrays), _under(_NOISE, arrays)
+        weights = {k: v for k, v in arrays.items() if not k.startswith((_START, _NOISE))}
         if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
             raise ValueError(f"{bad[0]} holds numbers that are not finite")
-        noise = weights.pop(_NOISE)
+        spread, starts = Noise(**noise), StartStates(**start)
         model = ClinicalWorldModel(
-            preprocessing, weights, StartStates(**start), noise, threads=threads, device=device
+            preprocessing, weights, starts, spread, threads=threads, device=device
         )
         rng = np.random.default_rng(0)
         model.step(model.start(2, rng), np.ones(2), np.ones(2), rng)  # do all shapes fit together?
@@ -115,7 +115,8 @@ def save_world_model(
     arrays: dict[str, Any] = {k: w.astype(np.float16) for k, w in model.weights.items()}
     for name in ("quantiles", "threshold", "factor", "younger"):  # views would be stored wrongly
         arrays[_START + name] = np.ascontiguousarray(getattr(model.start_states, name))
-    arrays[_NOISE] = np.ascontiguousarray(model.noise_factor)
+    for name in ("factor", "quantiles", "lasting"):
+        arrays[_NOISE + name] = np.ascontiguousarray(getattr(model.noise, name))
     content = save(arrays)
     description = {
         "format_version": FORMAT_VERSION,
@@ -127,6 +128,10 @@ def save_world_model(
         # not ``save_file``, which makes the file readable for its owner only
         (temporary / WEIGHTS_FILE).write_bytes(content)
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
+
+
+def _under(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _folder(name: str | os.PathLike[str]) -> Path:
@@ -152,7 +157,7 @@ def _read_description(file: Path) -> dict[str, Any]:
         description: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(description, dict) or description.get("format_version") not in _READABLE:
+    if not isinstance(description, dict) or description.get("format_version") != FORMAT_VERSION:
         found = description.get("format_version") if isinstance(description, dict) else description
         raise CheckpointError(
             f"{file}: format_version {found} is not {FORMAT_VERSION}; train the model again"

@@ -18,6 +18,7 @@ from world_models.compiled_kernels import FILL, move_all, read_all, renew_all, s
 from world_models.compiled_starts import CompiledStarts
 from world_models.forward import NumpyForward, PackedWeights
 from world_models.inputs import AGE_SCALE_HOURS, FLUID_SCALE_ML, VASOPRESSOR_SCALE
+from world_models.noise import Noise
 from world_models.start_states import StartStates
 
 _Floats = NDArray[np.float32]
@@ -37,18 +38,19 @@ class CompiledStep:
         self,
         packed: PackedWeights,
         preprocessing: Preprocessing,
-        noise_factor: _Floats,
+        noise: Noise,
         starts: StartStates,
     ) -> None:
         """Lays out the feature table: a row for each of ``compiled_kernels._MEAN`` and so on."""
         self._forward = _Forward(packed)
-        self._noise_weight = noise_factor.T.copy()
+        self._mixing = noise.mixing
         self._weights = (
             packed.from_inputs, packed.recurrent, packed.candidate_bias, packed.head,
-            packed.shared, packed.own, self._noise_weight,
+            packed.shared, packed.own, self._mixing,
         )  # fmt: skip
         rows = preprocessing.feature_table()
-        table = np.stack([*rows, preprocessing.standardize(rows[FILL])]).astype(np.float32)
+        fill = preprocessing.standardize(rows[FILL])
+        table = np.stack([*rows, fill, *noise.quantiles.T]).astype(np.float32)
         hours = preprocessing.step_hours
         factors = np.array(
             [
@@ -134,9 +136,11 @@ class CompiledStep:
             )
             return ()
         read_all(*self._tables[:2], *seen, *doses, self._forward.inputs(n))
-        own = memory[:, :, -1].argmax(1)
+        size = self._forward.hidden
+        own = memory[:, :, size].argmax(1)
         shared, outputs = self._forward(memory, own)
-        together = noise @ self._noise_weight
+        together = noise @ self._mixing
+        together += memory[:, :, size + 1 :].reshape(n, -1)[:, :N_FEATURES]
         move_all(
             *self._tables, *seen, *doses, *before, own, shared, outputs, together, chance, *told
         )

@@ -16,6 +16,7 @@ from sepsis_gym.preprocessing import NEVER
 from sepsis_gym.sofa import organ_points, scored_inputs
 from world_models.forward import N_OWN, N_SHARED, RISK
 from world_models.inputs import LARGEST_AGE, N_INPUTS, N_PLAIN_INPUTS, PRESSURES, usual_rise
+from world_models.noise import FIRST_SCORE, N_SCORES, SCORES_PER_UNIT
 
 _N, _STATIC = N_FEATURES, 3 * N_FEATURES + 4
 _RISK, _EXPONENT = RISK.start, N_FEATURES + 3
@@ -29,7 +30,7 @@ _OPTIONS: dict[str, Any] = {
     "nogil": True,
 }
 _LARGEST_AGE, _LARGEST_EXPONENT = np.float32(LARGEST_AGE), np.float32(60)
-_LEAST_SCALE = np.float32(0.02)
+_LEAST_SCALE, _LAST_SCORE = np.float32(0.02), np.float32(N_SCORES - 1)
 _ONGOING, _DISCHARGED, _DIED = int(End.ONGOING), int(End.DISCHARGED), int(End.DIED)
 _GCS = (FEATURE_INDEX["gcs_eye"], FEATURE_INDEX["gcs_motor"] + 1)
 _SHOWN_STATIC = OBSERVATION_SLICES["static"]
@@ -38,7 +39,7 @@ _SHOWN_ACTION = OBSERVATION_SLICES["previous_action"]
 _TUBE = OBSERVATION_SLICES["ventilated"].start
 _PRESSURES = (FEATURE_INDEX["diabp"], FEATURE_INDEX["meanbp"], FEATURE_INDEX["sysbp"])
 _SEEN_PRESSURES = tuple(PRESSURES)
-_MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, FILL, _HOLD, _FILL_Z = range(10)
+_MEAN, _SCALE, _LOG, _LEAST, _MOST, _LOW, _HIGH, FILL, _HOLD, _FILL_Z, _QUANTILES = range(11)
 
 
 @njit(**_OPTIONS)
@@ -104,7 +105,7 @@ def renew_all(memory, gates, from_inputs, bias):  # type: ignore[no-untyped-def]
 
 @njit(**_OPTIONS)
 def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
-    """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + 1] moves on."""
+    """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + ...] moves on."""
     from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
     members, size = candidate_bias.shape
     driven = np.zeros(from_inputs.shape[1], np.float32)
@@ -132,12 +133,22 @@ def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
+def _error(table, score, i):  # type: ignore[no-untyped-def]
+    """``Noise.errors`` of feature i."""
+    at = min(max((score - FIRST_SCORE) * SCORES_PER_UNIT, np.float32(0)), _LAST_SCORE)
+    below = min(int(at), N_SCORES - 2)
+    low, high = table[_QUANTILES + below, i], table[_QUANTILES + below + 1, i]
+    return low + (at - np.float32(below)) * (high - low)
+
+
+@njit(**_OPTIONS)
 def _measure(change, outputs, z, together, table, measured, space, raw):  # type: ignore[no-untyped-def]
     """What is measured, in model space and in clinical units."""
     for i in range(_N):
         if measured[i] or i in _PRESSURES:
             scale = math.log(_ONE + math.exp(min(outputs[i], _LARGEST_EXPONENT))) + _LEAST_SCALE
-            value = (scale * together[i] + change[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
+            error = scale * _error(table, together[i], i)
+            value = (error + change[i] + z[i]) * table[_SCALE, i] + table[_MEAN, i]
             space[i] = raw[i] = min(max(value, table[_LEAST, i]), table[_MOST, i])
             if table[_LOG, i]:
                 raw[i] = min(max(math.expm1(space[i]), table[_LOW, i]), table[_HIGH, i])
@@ -316,7 +327,7 @@ def move_all(  # type: ignore[no-untyped-def]
 
 @njit(**_OPTIONS)
 def step_one(  # type: ignore[no-untyped-def]
-    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, noise_weight,
+    from_inputs, recurrent, candidate_bias, head, shared_weight, own_weight, mixing,
     table, factors, cut_at, if_unknown, sign, below, age, shown, last_fluid, last_dose, fluid, dose,
     values, ventilated, known, step, memory, noise, chance,
     new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored,
@@ -329,14 +340,16 @@ def step_one(  # type: ignore[no-untyped-def]
     after = (new_values, new_age, tube, end, mortality, doubt, new_known, new_shown, sofa, scored)
     x = np.ones(N_INPUTS + 1, np.float32)  # the last is the biases' input
     _read(table, factors, age[0], shown[0], last_fluid[0], last_dose[0], fluid[0], dose[0], x)
-    own = 0
-    for m in range(memory.shape[1]):
-        if memory[0, m, -1] > 0:
+    own, size, members = 0, candidate_bias.shape[1], memory.shape[1]
+    for m in range(members):
+        if memory[0, m, size] > 0:
             own = m
             break
     shared, outputs = _network(weights, x, memory, own)
-    together = np.zeros(_N, np.float32)
-    _add_product(noise[0], noise_weight, together)
+    together, columns = np.empty(_N, np.float32), memory.shape[2] - size - 1
+    for i in range(_N):
+        together[i] = memory[0, i // columns, size + 1 + i % columns]
+    _add_product(noise[0], mixing, together)
     _move(
         0, tables, seen, doses, before, shared[own], shared, outputs, together, chance[0], after,
         _scratch(),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.features import N_FEATURES
-from world_models.inputs import N_INPUTS, N_PLAIN_INPUTS
+from world_models.inputs import N_INPUTS
 
 _Floats = NDArray[np.float32]
 _N, _OUT = N_FEATURES, 3 * N_FEATURES
@@ -24,20 +24,6 @@ CHANGE, RISK = slice(0, _N), slice(_N, N_SHARED)
 """Where the change and the two mortality half-logits stand in the shared outputs."""
 SCALE, END, HAPPENS = slice(0, _N), slice(_N, _N + 3), slice(_N + 3, N_OWN)
 """The own outputs: scale and end-of-stay logits; half-logits of measurements and ventilation."""
-
-
-def is_of_old(weights: Mapping[str, _Floats]) -> bool:
-    """Whether they were trained before there were pressure inputs, and to run on as if read."""
-    return weights["direct_weight"].shape[1] == N_PLAIN_INPUTS
-
-
-def of_today(weights: Mapping[str, _Floats]) -> dict[str, _Floats]:
-    """The arrays of ``EnsembleNetwork``; those of old do not heed the pressure inputs."""
-    if not is_of_old(weights):
-        return dict(weights)
-    lacking = ((0, 0), (0, N_INPUTS - N_PLAIN_INPUTS), (0, 0))
-    seeing = ("input_weight", "head_weight", "direct_weight")
-    return {k: np.pad(w, lacking) if k in seeing else w for k, w in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,6 @@ class PackedWeights:
     @classmethod
     def pack(cls, weights: Mapping[str, _Floats]) -> "PackedWeights":
         """Packs the arrays of ``EnsembleNetwork``, given by name."""
-        weights = of_today(weights)
         hidden = weights["output_weight"].shape[1]
         gate = np.ones(3 * hidden, np.float32)
         gate[: 2 * hidden] = 0.5
@@ -137,7 +122,7 @@ class NumpyForward:
         """One step from the filled inputs.
 
         Args:
-            memory: [n, M, H + 1] hidden state, which moves on, and the mark of the own member.
+            memory: [n, M, H + ...] hidden state, which moves on, and what else a patient carries.
             own: [n] member whose own outputs are wanted; None for those of all.
 
         Returns:

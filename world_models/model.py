@@ -27,9 +27,9 @@ from world_models.forward import (
     SCALE,
     NumpyForward,
     PackedWeights,
-    is_of_old,
 )
 from world_models.inputs import step_inputs
+from world_models.noise import Noise
 from world_models.start_states import StartStates
 
 if TYPE_CHECKING:
@@ -50,16 +50,18 @@ class ClinicalWorldModel:
 
     Each simulated patient belongs to one member of the ensemble, drawn at the start, so that a
     whole episode is one consistent hypothesis about the disease. Predictions average all members,
-    and their disagreement is reported. Memory is [n, M, H + 1]: every member's hidden state, and
-    in the last column a 1 at the member the patient belongs to.
+    and their disagreement is reported. Memory is [n, M, H + 1 + K]: every member's hidden state, a
+    1 at the member the patient belongs to, and, K to a member, the part of the errors that lasts.
     """
+
+    runs_on_memory = True  # see ``logged.expected_step``
 
     def __init__(
         self,
         preprocessing: Preprocessing,
         weights: Weights,
         start_states: StartStates,
-        noise_factor: _Floats | None = None,
+        noise: Noise | None = None,
         *,
         threads: int = 1,
         device: str | None = None,
@@ -70,8 +72,7 @@ class ClinicalWorldModel:
             preprocessing: Clock, scales and dose levels of the training cohort.
             weights: Arrays of ``EnsembleNetwork``, by name.
             start_states: Where patients come from.
-            noise_factor: [39, 39] what turns independent noise into noise that goes together as
-                the errors do (see :func:`world_models.noise.fit_noise`); None for independent.
+            noise: How the errors are distributed; None for as the network says.
             threads: How many blocks of patients are computed at a time.
             device: Where torch runs the network, such as ``cuda``; None for numpy.
 
@@ -88,11 +89,9 @@ class ClinicalWorldModel:
             name: w.astype(np.float16).astype(np.float32) for name, w in weights.items()
         }
         self.start_states = start_states
-        independent = np.eye(N_FEATURES, dtype=np.float32)
-        self.noise_factor = independent if noise_factor is None else noise_factor
-        self._noise_scale = np.sqrt((self.noise_factor**2).sum(1))
+        self.noise = noise or Noise.independent()
         self.members, self.hidden = self.weights["output_weight"].shape[:2]
-        self.runs_on_memory = not is_of_old(self.weights)  # see ``logged.expected_step``
+        self._wide = self.hidden + 1 + -(-N_FEATURES // self.members)
         self.threads = threads
         self._packed = PackedWeights.pack(self.weights)
         self._forward = _open_forward(self._packed, device)
@@ -103,18 +102,19 @@ class ClinicalWorldModel:
         digest = hashlib.sha256()
         for name, array in sorted(self.weights.items()):
             digest.update(name.encode() + array.tobytes())
-        digest.update(self.noise_factor.tobytes())
+        digest.update(self.noise.factor.tobytes() + self.noise.quantiles.tobytes())
+        digest.update(self.noise.lasting.tobytes())
         return digest.hexdigest()
 
     def start(self, n: int, rng: np.random.Generator) -> Patients:
         """Draws n patients at step 0 and the member each belongs to."""
-        memory = np.zeros((n, self.members, self.hidden + 1), np.float32)
+        memory = np.zeros((n, self.members, self._wide), np.float32)
         if self._compiled is None:
             drawn = self.start_states.draw(n, self.preprocessing, rng)
             patients = replace(drawn, memory=memory)
         else:
             patients = self._compiled.start(n, rng, memory)
-        memory[np.arange(n), rng.integers(self.members, size=n), -1] = 1.0
+        self._belong(memory, np.arange(n), rng)
         return patients
 
     def step(
@@ -158,20 +158,27 @@ class ClinicalWorldModel:
             from world_models.compiled import CompiledStep
         except (ImportError, RuntimeError):  # or nowhere to keep what it compiles
             return None
-        return CompiledStep(self._packed, self.preprocessing, self.noise_factor, self.start_states)
+        return CompiledStep(self._packed, self.preprocessing, self.noise, self.start_states)
 
     def _owned(self, patients: Patients, rng: np.random.Generator) -> Patients:
         """The patients, once the logged, who belong to no member yet, have drawn one."""
         memory = self._memory(patients)
-        if np.count_nonzero(memory[:, :, -1]) == len(patients):
+        mark = memory[:, :, self.hidden]
+        if np.count_nonzero(mark) == len(patients):
             return patients
-        new = np.flatnonzero(~memory[:, :, -1].any(1))
         memory = memory.copy()
-        memory[new, rng.integers(self.members, size=len(new)), -1] = 1.0
+        self._belong(memory, np.flatnonzero(~mark.any(1)), rng)
         return replace(patients, memory=memory)
 
+    def _belong(self, memory: _Floats, at: NDArray[np.integer], rng: np.random.Generator) -> None:
+        """Draws the member and the lasting errors of the patients ``at``."""
+        memory[at, rng.integers(self.members, size=len(at)), self.hidden] = 1.0
+        kept = np.zeros((len(at), self.members * (self._wide - self.hidden - 1)), np.float32)
+        kept[:, :N_FEATURES] = self.noise.draw_lasting(len(at), rng)
+        memory[at, :, self.hidden + 1 :] = kept.reshape(len(at), self.members, -1)
+
     def _memory(self, patients: Patients) -> _Floats:
-        shape = (len(patients), self.members, self.hidden + 1)
+        shape = (len(patients), self.members, self._wide)
         if not patients.memory.size:  # a logged state that no model has followed yet
             return np.zeros(shape, np.float32)
         if patients.memory.shape != shape:  # compiled code would read past its end
@@ -210,11 +217,12 @@ class ClinicalWorldModel:
     ) -> tuple[NDArray[Any], ...]:
         """One block's values, ages, ventilation, memory, end, mortality and disagreement."""
         n = len(patients)
-        member = patients.memory[:, :, -1].argmax(1)
+        member = patients.memory[:, :, self.hidden].argmax(1)
+        kept = patients.memory[:, :, self.hidden + 1 :].reshape(n, -1)[:, :N_FEATURES]
         shared, own, memory = self._outputs(patients, fluid_ml, dose, member)
         raw = _softplus(own[:, SCALE])
         raw += _LEAST_SCALE
-        raw *= noise @ self.noise_factor.T
+        raw *= self.noise.errors(noise, kept)
         raw += shared[np.arange(n), member, CHANGE]
         raw += patients.standardized(self.preprocessing)
         raw = self.preprocessing.restore(raw)
@@ -304,7 +312,7 @@ class ClinicalWorldModel:
         fluid_ml: NDArray[np.floating],
         norepinephrine_equivalent: NDArray[np.floating],
     ) -> dict[str, _Floats]:
-        """:meth:`predict`, and the next ``memory`` [n, M, H + 1]."""
+        """:meth:`predict`, and the next ``memory`` [n, M, H + 1 + K]."""
         patients = replace(patients, memory=self._memory(patients))
         fluid, dose = (np.asarray(x, np.float32) for x in (fluid_ml, norepinephrine_equivalent))
         columns = self._in_blocks(self._average, patients, fluid, dose)
@@ -318,7 +326,7 @@ class ClinicalWorldModel:
         change, risk = shared[:, :, CHANGE], _sigmoid(shared[:, :, RISK])
         scale = _softplus(own[:, :, SCALE]) + _LEAST_SCALE
         # the standard deviation of the ensemble's mixture
-        total = np.sqrt((scale**2).mean(1) * self._noise_scale**2 + change.var(1))
+        total = np.sqrt((scale**2).mean(1) * self.noise.width**2 + change.var(1))
         end = _exp(own[:, :, END])
         end /= end.sum(-1, keepdims=True)
         later = end[..., End.ONGOING] * risk[..., 0] + end[..., End.DISCHARGED] * risk[..., 1]

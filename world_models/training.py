@@ -20,7 +20,6 @@ from world_models.checkpoint import load_world_model, save_world_model
 from world_models.config import TrainConfig
 from world_models.effects import Effects, prior_effects
 from world_models.forecast import in_scales_of
-from world_models.forward import of_today
 from world_models.model import ClinicalWorldModel
 from world_models.noise import fit_noise
 from world_models.physiology.effects import true_effects
@@ -143,9 +142,8 @@ class _Run:
                 self.network.direct_weight.add_(weights)
                 self.network.output_bias.add_(intercepts)
         else:
-            before = of_today(earlier.weights)
-            weights_before = {name: torch.from_numpy(w) for name, w in before.items()}
-            self.network.load_state_dict(weights_before)
+            before = {name: torch.from_numpy(w) for name, w in earlier.weights.items()}
+            self.network.load_state_dict(before)
             calibrate(self.network, self.train)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay

@@ -28,9 +28,8 @@ from world_models.forward import (  # noqa: E402
     NumpyForward,
     PackedWeights,
 )
-from world_models.inputs import N_PLAIN_INPUTS, dose_inputs, step_inputs  # noqa: E402
+from world_models.inputs import dose_inputs, step_inputs  # noqa: E402
 from world_models.logged import expected_step  # noqa: E402
-from world_models.model import ClinicalWorldModel  # noqa: E402
 from world_models.network import LEAST_SCALE, EnsembleNetwork, split_outputs  # noqa: E402
 from world_models.references import Persistence  # noqa: E402
 from world_models.sequences import Sequences  # noqa: E402
@@ -198,20 +197,6 @@ def test_torch_and_numpy_run_on_alike(trained, cohort):
     np.testing.assert_allclose(stays.inputs(state, given), shown, atol=2e-4)
     assert not unread.measured.any()
     assert np.abs(shown[:, -1]).max() > 0.5
-
-
-def test_a_model_of_old_does_not_heed_the_pressure_inputs(cohort):
-    old = load_world_model("default")
-    assert old.weights["direct_weight"].shape[1] == N_PLAIN_INPUTS
-    assert not old.runs_on_memory
-    patients, doses = cohort.patients(np.arange(50)), (np.zeros(50), np.full(50, 0.3))
-    zeros = ((0, 0), (0, 3), (0, 0))
-    seeing = ("input_weight", "head_weight", "direct_weight")
-    wider = {k: np.pad(w, zeros) if k in seeing else w for k, w in old.weights.items()}
-    new = ClinicalWorldModel(old.preprocessing, wider, old.start_states, old.noise_factor)
-    assert new.runs_on_memory
-    for name, said in new.predict(patients, *doses).items():
-        np.testing.assert_allclose(said, old.predict(patients, *doses)[name], atol=1e-5)
 
 
 def test_a_checkpoint_gives_the_same_trajectories(trained):
