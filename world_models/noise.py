@@ -60,12 +60,16 @@ class Noise:
     @cached_property
     def mixing(self) -> _Floats:
         """[39, 39] what normal draws of a step are multiplied with to get scores."""
-        return self._mixing(1 - self.lasting)
+        return self._mixed(1 - self.lasting)
+
+    @cached_property
+    def _lasting_mixing(self) -> _Floats:
+        return self._mixed(self.lasting)
 
     def draw_lasting(self, n: int, rng: np.random.Generator) -> _Floats:
         """[n, 39] the part of the scores that n patients keep."""
         drawn = rng.standard_normal((n, N_FEATURES), dtype=np.float32)
-        kept: _Floats = drawn @ self._mixing(self.lasting)
+        kept: _Floats = drawn @ self._lasting_mixing
         return kept
 
     def errors(self, draws: _Floats, kept: _Floats) -> _Floats:
@@ -78,7 +82,7 @@ class Noise:
         errors: _Floats = low + (at - below.astype(np.float32)) * (high - low)
         return errors
 
-    def _mixing(self, share: _Floats) -> _Floats:
+    def _mixed(self, share: _Floats) -> _Floats:
         return np.ascontiguousarray((self.factor * (np.sqrt(share) / self.width)[:, None]).T)
 
 

@@ -63,9 +63,12 @@ def log():
 
 @pytest.fixture(scope="module")
 def held(log, model, tmp_path_factory):
-    teacher = TeacherAgent()
-    teacher.preprocessing = log.preprocessing
-    return decisions(teacher, log, model, tmp_path_factory.mktemp("held") / "dialogues.jsonl")
+    told, kept = [], tmp_path_factory.mktemp("held")
+    for rounds, stays in ((1, [0]), (2, [1, 2, 3])):
+        teacher = TeacherAgent(rounds=rounds)
+        teacher.preprocessing = log.preprocessing
+        told += decisions(teacher, log.select(np.array(stays)), model, kept / f"{rounds}.jsonl")
+    return told
 
 
 @pytest.fixture(scope="module")
