@@ -22,6 +22,9 @@ class TrainConfig:
         weight_decay: Of AdamW.
         dropout: Share of the hidden units left out per stay.
         open_loop_share: Share of stays in which the network is on its own from some step on.
+        simulated_share: Share of these stays in which it goes on from its own predictions as if
+            read, as an environment's courses do; in the rest, from what was read last. Truer
+            outcomes of unusual treatment, larger errors of levels.
         effects: Where it is told what doses do, beside the log: the ``truth`` of a synthetic
             cohort; a ``prior`` of average blood-pressure responses; or from the ``log`` alone,
             which can rank treatments backwards where doses answer to the patient.
@@ -45,6 +48,7 @@ class TrainConfig:
     weight_decay: float = 0.1
     dropout: float = 0.0
     open_loop_share: float = 0.5
+    simulated_share: float = 0.0
     effects: EffectSource = "prior"
     effect_weight: float = 10.0
     effect_share: float = 0.3
@@ -67,9 +71,8 @@ class TrainConfig:
             raise ConfigError(f"effects must be of {get_args(EffectSource)}, got {self.effects!r}")
         if not (self.effect_weight >= 0 and self.level_weight >= 0):
             raise ConfigError("effect_weight and level_weight must be 0 or more")
-        if not 0 <= self.effect_share <= 1:
-            raise ConfigError(f"effect_share must lie in [0, 1], got {self.effect_share}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not 0 <= self.open_loop_share <= 1:
-            raise ConfigError(f"open_loop_share must lie in [0, 1], got {self.open_loop_share}")
+        for name in ("effect_share", "open_loop_share", "simulated_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

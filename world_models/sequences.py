@@ -50,6 +50,7 @@ class Sequences:
         effect_scale: [N, T, 39] how large an error of it counts as one.
         death: [N, T, 2] probability of death in the step under each; NaN where unknown.
         risk: [N, T] of death within 90 days, second less first; NaN where unknown.
+        known: [N, T + 1, 39] whether a value counts (else the fill value is shown).
         zero_z: [N, 3] how far 0 mmHg lies below the mean of each pressure, z units.
         step_age: [N, 1] length of a step in the unit of age inputs.
     """
@@ -64,6 +65,7 @@ class Sequences:
     effect_scale: Tensor
     death: Tensor
     risk: Tensor
+    known: Tensor
     zero_z: Tensor
     step_age: Tensor
 
@@ -102,6 +104,7 @@ class Sequences:
             effect_scale=decided(effects.scale),
             death=decided(effects.died),
             risk=decided(effects.risk),
+            known=tensor(log.padded(preprocessing.known(log.age), final=True)),
             zero_z=tensor(np.tile(zero_z, (len(log), 1))),
             step_age=tensor(np.full((len(log), 1), step_age)),
         )
@@ -157,6 +160,7 @@ def sequence_loss(
     switch: Tensor,
     kept: Tensor | None = None,
     *,
+    simulated: Tensor | None = None,
     level_weight: float = 1.0,
     effect_weight: float = 0.0,
     asked: Sequence[int] = (),
@@ -165,7 +169,9 @@ def sequence_loss(
 
     Up to a stay's switch step the network sees the logged states; from it on nothing is read any
     more: it is shown the last values, ever older, the pressures in step with the vasopressor, and
-    its memory has to tell what became of them under the doses since. Values count where measured,
+    its memory has to tell what became of them under the doses since. Or it is shown its own
+    predictions wherever a value was measured, as in a simulated course, and has to live with them,
+    gradients and all: what it gets wrong adds up there. Values count where measured,
     by their CRPS: a likelihood leaves what is hard to predict unlearned (Seitzer et al. 2022) and
     is soon overfitted by the scales. At some steps the network is also asked what two treatments
     would do, and answers for their difference.
@@ -176,6 +182,7 @@ def sequence_loss(
         weight: [M, B] weight of each stay for each member.
         switch: [B] step from which the network is on its own, 1 or more; T or more for never.
         kept: [2, M, B, H] dropout factors, None for no dropout.
+        simulated: [B] which stays it is shown its own predictions of; None for none.
         level_weight: Weight of what the step did.
         effect_weight: Weight of the effects.
         asked: Steps at which they are asked for.
@@ -198,8 +205,25 @@ def sequence_loss(
         ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()
         logged = batch.states[:, t + 1].expand(members, -1, -1)
         alone = (t + 1 >= switch)[:, None]
-        state = torch.where(alone, batch.run_on(state, doses, ventilated, logged), logged)
+        following = batch.run_on(state, doses, ventilated, logged)
+        if simulated is not None:
+            known = batch.known[:, t + 1]
+            read = _as_read(state, outputs, ventilated, logged, known)
+            following = torch.where(simulated[:, None], read, following)
+        state = torch.where(alone, following, logged)
     return (total * weight).sum(1) / (batch.mask.sum(1) * weight).sum(1)
+
+
+def _as_read(
+    state: Tensor, outputs: Tensor, ventilated: Tensor, logged: Tensor, known: Tensor
+) -> Tensor:
+    """[M, B, 126] the state after a step that went as predicted, measured where it was in fact."""
+    n = N_FEATURES
+    now, measured = state[..., Z_INPUTS], logged[..., n : 2 * n] > 0
+    held = torch.where(known, now, logged[..., Z_INPUTS])
+    z = torch.where(measured, now + outputs[..., :n], held)
+    rest = logged[..., n:VENTILATED_INPUT], ventilated[..., None], logged[..., -1:]
+    return torch.cat([z, *rest], -1)
 
 
 def _effect_loss(

@@ -163,10 +163,16 @@ class _Run:
         for index in order.split(config.batch_size):  # type: ignore[no-untyped-call]
             batch = self.train.take(index.to(config.device))
             switch = _switch_steps(batch, config.open_loop_share, generator)
+            simulated = None
+            if config.simulated_share:
+                simulated = torch.rand(len(index), generator=generator) < config.simulated_share
+                simulated = simulated.to(config.device)
             kept = self._dropout(len(index), generator)
             drawn = torch.rand(batch.mask.shape[1], generator=generator)
             asked = (drawn < self.effect_share).nonzero().flatten().tolist()
-            loss = self._loss(batch, self.stay_weight[:, index], switch, kept, asked).sum()
+            loss = self._loss(
+                batch, self.stay_weight[:, index], switch, kept, asked, simulated
+            ).sum()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
@@ -237,6 +243,7 @@ class _Run:
         switch: Tensor,
         kept: Tensor | None = None,
         asked: Sequence[int] = (),
+        simulated: Tensor | None = None,
     ) -> Tensor:
         device = torch.device(self.config.device).type
         with torch.autocast(device, torch.bfloat16, enabled=self.config.bfloat16):
@@ -246,6 +253,7 @@ class _Run:
                 weight,
                 switch,
                 kept,
+                simulated=simulated,
                 level_weight=self.config.level_weight,
                 effect_weight=self.config.effect_weight,
                 asked=asked,

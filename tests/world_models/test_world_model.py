@@ -30,9 +30,9 @@ from world_models.forward import (  # noqa: E402
 )
 from world_models.inputs import dose_inputs, step_inputs  # noqa: E402
 from world_models.logged import expected_step  # noqa: E402
-from world_models.network import LEAST_SCALE, EnsembleNetwork, split_outputs  # noqa: E402
+from world_models.network import LEAST_SCALE, N_OUTPUTS, EnsembleNetwork, split_outputs  # noqa: E402
 from world_models.references import Persistence  # noqa: E402
-from world_models.sequences import Sequences  # noqa: E402
+from world_models.sequences import Sequences, sequence_loss  # noqa: E402
 from world_models.start_states import StartStates  # noqa: E402
 from world_models.training import train_world_model  # noqa: E402
 
@@ -197,6 +197,45 @@ def test_torch_and_numpy_run_on_alike(trained, cohort):
     np.testing.assert_allclose(stays.inputs(state, given), shown, atol=2e-4)
     assert not unread.measured.any()
     assert np.abs(shown[:, -1]).max() > 0.5
+
+
+class Recorder:
+    """A network that promises the same change of everything, and remembers what it was shown."""
+
+    members, hidden, rise = 1, 1, 0.25
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, inputs, memory, kept=None, *, aside=False):
+        self.shown.append(inputs[0])
+        outputs = torch.zeros(*inputs.shape[:-1], N_OUTPUTS)
+        outputs[..., :N_FEATURES] = self.rise
+        return outputs, memory
+
+
+def test_on_its_own_a_network_is_shown_what_it_read_last_or_its_own_predictions(cohort):
+    stays = Sequences.of(cohort, "cpu").take(torch.arange(8))
+    steps, heart_rate = stays.mask.shape[1], FEATURE_INDEX["heart_rate"]
+    simulated = torch.arange(8) < 4
+    network, weight, switch = Recorder(), torch.ones(1, 8), torch.full((8,), 2)
+    sequence_loss(network, stays, weight, switch, simulated=simulated)
+    shown = torch.stack(network.shown, 1)[..., heart_rate]
+    logged = stays.states[:, :steps, heart_rate]
+    measured = stays.states[:, :steps, N_FEATURES + heart_rate] > 0
+    torch.testing.assert_close(shown[:, :2], logged[:, :2])
+    for n in range(8):
+        last = shown[n, 1]
+        for t in range(2, int(stays.mask[n].sum())):
+            if simulated[n] and measured[n, t]:
+                last = last + network.rise
+            if not simulated[n] or stays.known[n, t, heart_rate]:
+                assert shown[n, t] == pytest.approx(float(last))
+    masks = torch.stack(network.shown, 1)[..., N_FEATURES : 2 * N_FEATURES]
+    torch.testing.assert_close(
+        masks[simulated, 2:], stays.states[simulated, 2:steps, N_FEATURES : 2 * N_FEATURES]
+    )
+    assert not masks[~simulated, 2:].any()
 
 
 def test_a_checkpoint_gives_the_same_trajectories(trained):
