@@ -188,14 +188,19 @@ class _Run:
         n = len(self.validation)
         weight = torch.ones(self.config.members, n, device=self.config.device)
         never = self.validation.mask.shape[1]
+        everyone = torch.ones(n, dtype=torch.bool, device=self.config.device)
+        ways: list[tuple[int, Tensor | None]] = [(never, None), (1, None)]
+        if self.config.simulated_share:
+            ways.append((1, everyone))
         losses = [
             self._loss(
                 self.validation,
                 weight,
                 torch.full((n,), at, device=self.config.device),
                 asked=range(0, never, 3) if at == never and self.effect_share else (),
+                simulated=simulated,
             )
-            for at in (never, 1)
+            for at, simulated in ways
         ]
         return float(torch.stack(losses).mean())
 
