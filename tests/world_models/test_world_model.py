@@ -290,7 +290,7 @@ def test_following_a_log_is_what_training_saw(trained, cohort):
     stepped = model.step(
         first, second.previous_fluid_ml, second.previous_norepinephrine_equivalent, rng
     ).patients
-    hidden = (..., slice(-1))  # the last column is the member, which following leaves open
+    hidden = (..., slice(model.hidden))  # then come the member and what lasts, left open
     np.testing.assert_allclose(followed.memory[hidden], stepped.memory[hidden], atol=1e-5)
     np.testing.assert_array_equal(followed.values, second.values)
 
@@ -373,10 +373,11 @@ def test_logged_stays_are_shared_out_among_the_members(trained, cohort):
     model, _ = trained
     patients, rng = cohort.patients(np.arange(300)), np.random.default_rng(0)
     moved = model.step(patients, np.full(300, 80.0), np.full(300, 0.1), rng).patients
-    share = moved.memory[:, :, -1].mean(0)
+    share = moved.memory[:, :, model.hidden].mean(0)
     assert (share > 0.2).all()
     again = model.step(moved, np.full(300, 80.0), np.full(300, 0.1), rng).patients
-    np.testing.assert_array_equal(again.memory[:, :, -1], moved.memory[:, :, -1])
+    drawn = (..., slice(model.hidden, None))
+    np.testing.assert_array_equal(again.memory[drawn], moved.memory[drawn])
 
 
 def test_interrupted_training_goes_on_to_the_same_model(cohort, tmp_path, monkeypatch):
