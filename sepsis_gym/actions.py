@@ -162,6 +162,10 @@ class ActionBins:
         fluid, vasopressor = self._doses
         return fluid[actions], vasopressor[actions]
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes, and other threads may be filling what it caches."""
+        return self
+
     @cached_property
     def _doses(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """[25] of each drug, by action."""

@@ -111,6 +111,10 @@ class Preprocessing:
         mean, scale = _scales(values)
         return replace(self, mean=mean, scale=scale)
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes, and other threads may be filling what it caches."""
+        return self
+
     @cached_property
     def max_steps(self) -> int:
         """Most decisions in an episode (72 h of them)."""
