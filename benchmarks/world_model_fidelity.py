@@ -5,8 +5,9 @@ on its test split, and says which targets are met. What is trained is kept in ``
 it goes on.
 
     sepsis-gym cohort synthetic --patients 4000 --seed 1 --decision-interval-hours 4 \
-        --exploration 0.3 --out runs/default-cohort
-    python benchmarks/world_model_fidelity.py --cohort runs/default-cohort --out runs/fidelity
+        --exploration 0.3 --no-tables --out runs/fidelity-cohort
+    python benchmarks/world_model_fidelity.py --cohort runs/fidelity-cohort --out runs/fidelity \
+        --effects log
 """
 
 import json

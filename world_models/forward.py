@@ -4,13 +4,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepsis_gym.features import N_FEATURES
 from world_models.inputs import N_INPUTS
+
+if TYPE_CHECKING:
+    from world_models.torch_forward import TorchForward
 
 _Floats = NDArray[np.float32]
 _N, _OUT = N_FEATURES, 3 * N_FEATURES
@@ -212,3 +215,18 @@ class NumpyForward:
 
 
 _HALF = np.float32(0.5)
+
+
+def open_forward(packed: PackedWeights, device: str | None) -> "NumpyForward | TorchForward":
+    """The network in numpy, or by torch on a device.
+
+    Raises:
+        ImportError: There is no torch.
+    """
+    if device is None:
+        return NumpyForward(packed)
+    try:
+        from world_models.torch_forward import TorchForward
+    except ImportError as error:
+        raise ImportError('device=... needs torch: pip install "sepsis-gym[torch]"') from error
+    return TorchForward(packed, device)

@@ -27,6 +27,7 @@ from world_models.forward import (
     SCALE,
     NumpyForward,
     PackedWeights,
+    open_forward,
 )
 from world_models.inputs import step_inputs
 from world_models.noise import Noise
@@ -34,7 +35,6 @@ from world_models.start_states import StartStates
 
 if TYPE_CHECKING:
     from world_models.compiled import CompiledStep
-    from world_models.torch_forward import TorchForward
 
 Weights = dict[str, NDArray[np.float32]]
 _Floats = NDArray[np.float32]
@@ -94,7 +94,7 @@ class ClinicalWorldModel:
         self._wide = self.hidden + 1 + -(-N_FEATURES // self.members)
         self.threads = threads
         self._packed = PackedWeights.pack(self.weights)
-        self._forward = _open_forward(self._packed, device)
+        self._forward = open_forward(self._packed, device)
 
     @cached_property
     def digest(self) -> str:
@@ -344,16 +344,6 @@ class ClinicalWorldModel:
 _EXPECTED = ("mean", "scale", "ventilated", "end", "mortality_90d", "epistemic", "memory")
 _ONGOING, _DISCHARGED, _DIED = (np.int8(end) for end in (End.ONGOING, End.DISCHARGED, End.DIED))
 _HALF = np.float32(0.5)
-
-
-def _open_forward(packed: PackedWeights, device: str | None) -> "NumpyForward | TorchForward":
-    if device is None:
-        return NumpyForward(packed)
-    try:
-        from world_models.torch_forward import TorchForward
-    except ImportError as error:
-        raise ImportError('device=... needs torch: pip install "sepsis-gym[torch]"') from error
-    return TorchForward(packed, device)
 
 
 @cache

@@ -39,11 +39,25 @@ class Noise:
             of values measured in one step do; its rows are as long as the errors are wide.
         quantiles: [39, 27] the errors' own at :data:`SCORES`, and so their skew and their mean.
         lasting: [39] share of their variance that stays with a patient.
+
+    Raises:
+        ValueError: An array has another shape or holds what cannot be; compiled code would not see.
     """
 
     factor: _Floats
     quantiles: _Floats
     lasting: _Floats
+
+    def __post_init__(self) -> None:
+        """Checks shapes and ranges."""
+        n = N_FEATURES
+        for name, shape in (("factor", (n, n)), ("quantiles", (n, N_SCORES)), ("lasting", (n,))):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"noise.{name} must be {shape}: {getattr(self, name).shape}")
+        if not ((self.lasting >= 0) & (self.lasting <= 1)).all():
+            raise ValueError("noise.lasting must lie in [0, 1]")
+        if not (self.width > 0).all():
+            raise ValueError("noise.factor has a row of zeros")
 
     @classmethod
     def independent(cls) -> Self:

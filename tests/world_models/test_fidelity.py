@@ -31,7 +31,7 @@ from world_models.fidelity_report import ROWS, fidelity_json, fidelity_table  # 
 from world_models.floor import floor  # noqa: E402
 from world_models.forecast import Predictions, in_scales_of  # noqa: E402
 from world_models.inputs import VENTILATED_INPUT  # noqa: E402
-from world_models.network import N_OUTPUTS, VENTILATION  # noqa: E402
+from world_models.network import MORTALITY, VENTILATION  # noqa: E402
 from world_models.physiology import ClinicianConfig  # noqa: E402
 from world_models.published import train_published  # noqa: E402
 from world_models.references import LinearModel, Persistence  # noqa: E402
@@ -149,7 +149,7 @@ def test_a_network_starts_from_regressions_that_heed_each_members_weights(synthe
         slope = inputs.T @ (counts * (told - seen)) + w[:, VENTILATION].flatten() / 0.1
         assert slope.abs().max() < 0.1
         assert (counts * (told - seen)).sum().abs() < 0.1
-    untold = [i for i in range(N_FEATURES, N_OUTPUTS) if i not in (117, 121, 122)]
+    untold = np.r_[N_FEATURES : VENTILATION.start, VENTILATION.stop : MORTALITY.start]
     assert not fitted[..., untold].any()
     assert fitted[..., :N_FEATURES].any()
     assert (fitted[0] - fitted[1])[:, VENTILATION].abs().max() > 0.1

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -93,6 +93,20 @@ def test_independent_noise_is_what_the_network_says():
     draws = rng.standard_normal((200, N_FEATURES), dtype=np.float32)
     errors = noise.errors(draws, noise.draw_lasting(200, rng))
     np.testing.assert_allclose(errors, np.clip(draws, SCORES[0], SCORES[-1]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "named"),
+    [
+        ("factor", np.zeros((39, 39), np.float32), "row of zeros"),
+        ("factor", np.eye(5, dtype=np.float32), "factor must be"),
+        ("quantiles", np.zeros((39, 9), np.float32), "quantiles must be"),
+        ("lasting", np.full(39, 1.5, np.float32), "lasting must lie"),
+    ],
+)
+def test_noise_that_cannot_be_is_refused_before_compiled_code_reads_it(name, array, named):
+    with pytest.raises(ValueError, match=named):
+        replace(Noise.independent(), **{name: array})
 
 
 def test_a_simulated_patient_keeps_what_it_has_of_the_errors():
