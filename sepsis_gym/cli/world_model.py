@@ -48,7 +48,8 @@ def evaluate(
 ) -> None:
     """Prints how well a world model predicts held-out stays, beside persistence and ridge.
 
-    Of simulated patients also what it knows of treatment: predicted against true effects.
+    Of simulated patients also what it knows of treatment: predicted against true effects, and
+    whether stays that it simulates end as true ones do.
 
     Args:
         cohort: Folder written by ``sepsis-gym cohort``.
@@ -57,13 +58,14 @@ def evaluate(
         references: Whether to train the published architecture on the cohort too (minutes), and to
             compute the floor where the patients are simulated.
         out: Folder for fidelity.json, fidelity.md and figures (the ``figures`` extra); nothing is
-            written if not given. Effects lie in effects.json.
+            written if not given. Effects lie in effects.json, survival in survival.json.
     """
     from world_models.effect_fidelity import effect_json, effect_table, evaluate_effects
     from world_models.fidelity import forecast, score
     from world_models.fidelity_report import fidelity_json, fidelity_markdown, fidelity_table
     from world_models.forecast import in_scales_of
     from world_models.physiology.effects import truth_is_known
+    from world_models.survival import evaluate_survival, survival_json, survival_table
 
     if out is not None:
         from world_models.fidelity_figures import write_figures
@@ -79,9 +81,12 @@ def evaluate(
     columns = {n: score(e, held_out, whole.preprocessing) for n, e in expected.items()}
     title = f"{model} on {len(held_out)} {split} stays of {whole.manifest.source}"
     print(fidelity_table(columns, title))
-    effects = evaluate_effects(world_model, held_out) if truth_is_known(held_out) else []
-    if effects:
+    effects, survival = [], []
+    if truth_is_known(held_out):
+        effects = evaluate_effects(world_model, held_out)
         print(effect_table(effects))
+        survival = evaluate_survival(world_model, held_out)
+        print(survival_table(survival))
     if out is not None:
         about = {
             "model": model,
@@ -97,6 +102,7 @@ def evaluate(
             (folder / "fidelity.md").write_text(page)
             if effects:
                 (folder / "effects.json").write_text(json.dumps(effect_json(effects), indent=1))
+                (folder / "survival.json").write_text(json.dumps(survival_json(survival), indent=1))
             write_figures(folder, world_model, held_out, expected["world model"], effects)
         if whole.manifest.credentialed:
             print("fans.png is left out: it would show single stays of credentialed data")

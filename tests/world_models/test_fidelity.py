@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from world_models.published import train_published  # noqa: E402
 from world_models.references import LinearModel, Persistence  # noqa: E402
 from world_models.sequences import Sequences  # noqa: E402
 from world_models.straight import fit_straight  # noqa: E402
+from world_models.survival import evaluate_survival  # noqa: E402
 
 HEART_RATE = FEATURE_INDEX["heart_rate"]
 
@@ -277,17 +279,27 @@ def test_table_and_json_of_several_columns():
     assert content["columns"]["floor"]["one_step_mae"] == 0.3
 
 
+@pytest.fixture
+def few_treated(monkeypatch):
+    few = partial(evaluate_survival, patients=256)
+    monkeypatch.setattr("world_models.survival.evaluate_survival", few)
+
+
+@pytest.mark.usefixtures("few_treated")
 def test_evaluate_and_card_on_the_sample_cohort(capsys, tmp_path):
     out = tmp_path / "fidelity"
     main(["world-model", "evaluate", "--cohort", str(SAMPLE_COHORT), "--out", str(out)])
     told = capsys.readouterr().out
-    for column in ("world model", "persistence", "ridge", "norepinephrine 0.13 on MAP"):
-        assert column in told
+    effect, treatment = "norepinephrine 0.13 on MAP", "the most fluid"
+    for row_or_column in ("world model", "persistence", "ridge", effect, treatment):
+        assert row_or_column in told
     effects = json.loads((out / "effects.json").read_text())
-    assert effects["norepinephrine 0.13 on MAP, mmHg"]["true"] > 5
+    assert effects[f"{effect}, mmHg"]["true"] > 5
+    survival = json.loads((out / "survival.json").read_text())
+    assert 0.3 < survival[treatment]["true"] < 0.9
     assert sorted(path.name for path in out.iterdir()) == [
         *("calibration.png", "coverage.png", "effects.json", "effects.png"),
-        *("fans.png", "fidelity.json", "fidelity.md"),
+        *("fans.png", "fidelity.json", "fidelity.md", "survival.json"),
     ]
     for name in ("calibration", "coverage", "effects", "fans"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -306,6 +318,7 @@ def test_evaluate_and_card_on_the_sample_cohort(capsys, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.usefixtures("few_treated")
 def test_a_credentialed_cohort_shows_no_single_stay(capsys, tmp_path):
     sample = Trajectories.load(SAMPLE_COHORT)
     bound = replace(sample, manifest=replace(sample.manifest, credentialed=True))
