@@ -8,30 +8,32 @@ from numpy.typing import NDArray
 
 from sepsis_gym.dynamics import End, Simulation, Transition
 from sepsis_gym.errors import ConfigError
-from sepsis_gym.features import HIGH, LOW, N_FEATURES
+from sepsis_gym.features import FEATURE_INDEX, HIGH, LOW, N_FEATURES
 from sepsis_gym.patients import Patients
 from sepsis_gym.preprocessing import Preprocessing
 from sepsis_gym.sofa import state_sofa
 from world_models.checkpoint import load_preprocessing
-from world_models.physiology.beds import Beds, HourlyLuck, follow, foresee
-from world_models.physiology.bedside import read
-from world_models.physiology.binning import bin_collected, bin_readings
+from world_models.physiology.beds import Beds, Followed, HourlyLuck, follow, foresee
+from world_models.physiology.bedside import Instruments, read
+from world_models.physiology.binning import bin_readings
 from world_models.physiology.body import Body, late_risk
 from world_models.physiology.clinician import ClinicianConfig
 from world_models.physiology.courses import Streams, admit, clinicians, run
+from world_models.physiology.records.charting import Bedside, Charting
 
 _Floats = NDArray[np.float32]
 _MOST_DRAWS = 20
 _MEMBERS = 40
+_URINE = FEATURE_INDEX["output_4hourly"]
 
 
 class MechanisticModel:
     """Patients of known physiology; a ``TransitionModel``.
 
     A step gives the fluid as an even drip and the vasopressor at a constant dose; meanwhile the
-    body moves on every 15 minutes, the bedside is read every hour, and the stay may end between
-    two readings. Under comfort care nothing is given, whatever was asked for. Memory is [n, K]:
-    traits, body and instruments.
+    body moves on every 15 minutes, the bedside is read every hour and charted as in the record of a
+    synthetic cohort, and the stay may end between two readings. Under comfort care nothing is
+    given, whatever was asked for. Memory is [n, K]: traits, body and instruments.
 
     Potential outcomes: a step draws the same random numbers in the same order whatever the states
     and doses are. Generators of one seed therefore give any two policies the same patients and,
@@ -97,7 +99,7 @@ class MechanisticModel:
         fluid, dose = _float32(fluid_ml), _float32(norepinephrine_equivalent)
         beds, now = _beds(patients), self._hour(patients)
         seen = follow(beds, now, hours, self._drip(fluid), dose, luck)
-        raw = bin_readings(seen.readings, seen.charted, hours)[0]
+        raw = self._charted(seen, beds.instruments, dose, rng)
         values, age = self.preprocessing.carry_forward(patients.values, patients.age, raw)
         beds = replace(beds, body=Body.unpack(seen.bodies))
         following = replace(
@@ -163,9 +165,9 @@ class MechanisticModel:
         streams = Streams(*[rng] * 5)  # nobody is compared here, so one stream will do
         ward = admit(n, streams, self.clinician)
         course = run(ward, clinicians(self.clinician), hours, streams)
-        values, age = self.preprocessing.first(
-            bin_collected(course.readings, course.charted, hours)[0]
-        )
+        bedside = Bedside.of(course)
+        raw = Charting.draw(bedside, rng).binned(bedside, hours, hours)[0]
+        values, age = self.preprocessing.first(raw)
         people = ward.people
         patients = Patients(
             values=values,
@@ -178,6 +180,19 @@ class MechanisticModel:
             memory=Beds(people, ward.body, ward.instruments).pack(),
         )
         return patients, course.end == End.HORIZON
+
+    def _charted(
+        self, seen: Followed, instruments: Instruments, dose: _Floats, rng: np.random.Generator
+    ) -> _Floats:
+        """[n, 39] the step as a cohort's record has it; of who is gone nothing is charted."""
+        hours = self.preprocessing.step_hours
+        readings = np.where(seen.ongoing[..., None], seen.readings, np.float32(np.nan))
+        given = dose * seen.treated
+        bedside = Bedside(readings, seen.charted, seen.ventilated, given, instruments.tested)
+        raw = Charting.draw(bedside, rng).binned(bedside, hours, hours)[0]
+        pace = bin_readings(seen.readings, seen.charted, hours)[0]
+        raw[:, _URINE] = pace[:, _URINE]  # these readings are of a pace, not of what was collected
+        return raw
 
     def _hour(self, patients: Patients) -> _Floats:
         """[n] end of the bin that each state summarises, h from ICU admission."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from sepsis_gym.actions import ActionBins
+from sepsis_gym.cohort.assemble import AssemblyConfig, assemble
 from sepsis_gym.dynamics import End, TransitionModel
 from sepsis_gym.envs import SepsisEnv, SepsisReplayEnv
 from sepsis_gym.errors import ConfigError, UnknownNameError
@@ -24,8 +25,12 @@ from world_models.physiology.clinician import (
 from world_models.physiology.courses import Streams, admit, clinicians, run
 from world_models.physiology.people import People, draw_people
 from world_models.physiology.policies import best_by, trial_arm
+from world_models.physiology.records.blocks import simulated
+from world_models.physiology.records.trajectories import raw_cohort
 
-MAP, LACTATE, URINE = (FEATURE_INDEX[name] for name in ("meanbp", "lactate", "output_4hourly"))
+MAP, LACTATE, URINE, FIO2 = (
+    FEATURE_INDEX[name] for name in ("meanbp", "lactate", "output_4hourly", "fio2")
+)
 N = 400
 
 
@@ -61,6 +66,31 @@ def test_spaces_and_protocol_are_the_learned_models(model):
     assert set(learned.reset(seed=0)[1]) == set(mechanistic_env.reset(seed=0)[1])
     with pytest.raises(UnknownNameError, match="no-such-model"):
         load_preprocessing("no-such-model")
+
+
+def test_patients_are_charted_as_in_a_cohort_of_theirs(model):
+    clinician = ClinicianConfig()
+    made = raw_cohort(simulated(2000, 5, clinician), step_hours=4, seed=5)
+    cohort = assemble(
+        made, AssemblyConfig(), source="made", credentialed=False,
+        preprocessing=model.preprocessing,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    mine = model.start(2000, rng)
+    rows = cohort.offsets[:-1]
+    for step in range(3):
+        theirs = cohort.patients(rows + step)
+        # the usual doses of each step, so that both are about as ill
+        known, logged = (who.known(model.preprocessing).mean(0) for who in (mine, theirs))
+        np.testing.assert_allclose(known, logged, atol=0.06)
+        assert known[FIO2] > 0.75  # by device and flow, where nobody typed it
+        means = [who.sofa(model.preprocessing).mean() for who in (mine, theirs)]
+        assert means[0] == pytest.approx(means[1], abs=0.35)
+        rows = rows[cohort.n_decisions[cohort.stay_of_row[rows]] > step + 1]
+        doses = (cohort.fluid_ml, cohort.norepinephrine_equivalent)
+        fluid, dose = (rng.choice(given[rows + step], len(mine)) for given in doses)
+        moved = model.step(mine, fluid, dose, rng)
+        mine = moved.patients.take(moved.end == End.ONGOING)
 
 
 def test_a_bin_is_the_mean_of_what_was_charted():

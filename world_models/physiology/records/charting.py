@@ -4,7 +4,7 @@ Everything here changes what a reader of the record sees, so tables and trajecto
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sepsis_gym.cohort.items import ESTIMATED_FIO2
 from sepsis_gym.features import FEATURE_INDEX
 from world_models.physiology.bedside import TESTS
+from world_models.physiology.binning import mean_of_known, whole_bins
 from world_models.physiology.courses import FLAGS, Courses
 from world_models.physiology.records.rows import Flags, Numbers
 
@@ -34,9 +35,35 @@ def feature(values: NDArray[Any], name: str) -> NDArray[Any]:
     return values[..., FEATURE_INDEX[name]]
 
 
+class Bedside(NamedTuple):
+    """What there is to chart in T hours of n patients.
+
+    Attributes:
+        readings: [T, n, 39] hourly readings, NaN where a value cannot be had; urine is four times
+            the mL charted in the hour.
+        charted: [T, n, 39] which of them are charted.
+        ventilated: [T, n] invasive ventilation.
+        dose: [T, n] vasopressor, ug/kg/min.
+        tested: [n, 6] whether each of ``TESTS`` is ever done.
+    """
+
+    readings: NDArray[np.float32]
+    charted: Flags
+    ventilated: Flags
+    dose: NDArray[np.float32]
+    tested: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, courses: Courses) -> Self:
+        """Of whole courses."""
+        ventilated = courses.flags[..., FLAGS.index("ventilated")] > 0
+        tested = courses.instruments.tested
+        return cls(courses.readings, courses.charted, ventilated, courses.dose, tested)
+
+
 @dataclass(frozen=True)
 class Charting:
-    """Of n courses, T hours each.
+    """Of n patients, T hours each.
 
     Attributes:
         ventilated: [T, n] invasive ventilation.
@@ -64,23 +91,23 @@ class Charting:
     urine_ml: Numbers
 
     @classmethod
-    def draw(cls, courses: Courses, rng: np.random.Generator) -> Self:
+    def draw(cls, bedside: Bedside, rng: np.random.Generator) -> Self:
         """Draws are made for every hour, whatever happens in it."""
-        shape = courses.dose.shape
+        shape = bedside.dose.shape
         chance, normal = rng.random((4, *shape), np.float32), rng.standard_normal(shape)
         phase = rng.integers(0, _DEVICE_EVERY_HOURS, shape[1:])
         warm = rng.random(shape[1])
-        ventilated = courses.flags[..., FLAGS.index("ventilated")] > 0
-        device, litres = _oxygen(feature(courses.readings, "fio2"), ventilated, phase)
-        arterial = ventilated | (courses.dose > 0)
+        ventilated = bedside.ventilated
+        device, litres = _oxygen(feature(bedside.readings, "fio2"), ventilated, phase)
+        arterial = ventilated | (bedside.dose > 0)
         bias = np.maximum(
             np.rint(_CUFF_BIAS + _CUFF_SPREAD * normal),
-            _LOWEST_CUFF - feature(courses.readings, "diabp"),
+            _LOWEST_CUFF - feature(bedside.readings, "diabp"),
         )
         celsius = np.broadcast_to(warm > _FAHRENHEIT_SHARE, shape)
-        catheter = arterial | (courses.instruments.tested[:, TESTS.index("urinary catheter")] > 0)
-        emptied = feature(courses.charted, "output_4hourly")
-        glucose = feature(courses.charted, "glucose")
+        catheter = arterial | (bedside.tested[:, TESTS.index("urinary catheter")] > 0)
+        emptied = feature(bedside.charted, "output_4hourly")
+        glucose = feature(bedside.charted, "glucose")
         return cls(
             ventilated=ventilated,
             device=device,
@@ -92,27 +119,49 @@ class Charting:
             fingerstick=~glucose & (chance[2] < _FINGERSTICKS_PER_HOUR),
             catheter=catheter,
             urine_ml=np.where(
-                emptied, np.rint(feature(courses.readings, "output_4hourly") / 4), np.nan
+                emptied, np.rint(feature(bedside.readings, "output_4hourly") / 4), np.nan
             ),
         )
 
-    def values(self, courses: Courses) -> NDArray[np.float32]:
+    def values(self, bedside: Bedside) -> NDArray[np.float32]:
         """[T, n, 39] the hours' values as charted, NaN where they are not.
 
         Pressures are means over line and cuff, a temperature in Fahrenheit has lost a digit, and
         urine is the mL charted in the hour.
         """
-        values = np.where(courses.charted, courses.readings, np.float32(np.nan))
+        values = np.where(bedside.charted, bedside.readings, np.float32(np.nan))
         for name in PRESSURES:
             column = feature(values, name)
             column += np.where(np.isnan(self.cuff), 0, self.cuff / 2).astype(np.float32)
         temperature = feature(values, "temp_c")
         typed = (np.round(fahrenheit(temperature), 1) - 32) / 1.8
         temperature[self.fahrenheit] = typed[self.fahrenheit]
-        sugar = feature(courses.readings, "glucose")
+        sugar = feature(bedside.readings, "glucose")
         feature(values, "glucose")[self.fingerstick] = sugar[self.fingerstick]
         feature(values, "output_4hourly")[:] = self.urine_ml
         return values
+
+    def binned(self, bedside: Bedside, n_hours: int, step_hours: int) -> NDArray[np.float32]:
+        """[B, n, 39] means of what is charted in each whole bin of the first hours.
+
+        Inspired oxygen that nobody charted is a blood gas' note of it, or else what device and flow
+        stand for; urine is the pace of what was charted, mL per 4 h.
+        """
+
+        def bins(hourly: NDArray[Any]) -> NDArray[Any]:
+            return whole_bins(hourly[:n_hours], step_hours)
+
+        values = self.values(bedside)
+        raw = mean_of_known(bins(values))
+        gas = ~np.isnan(feature(values, "ph"))
+        noted = np.where(gas, feature(bedside.readings, "fio2"), np.nan)
+        oxygen = feature(raw, "fio2")
+        for fallback in (noted, self.estimated_fio2()):
+            oxygen[:] = np.where(np.isnan(oxygen), mean_of_known(bins(fallback)), oxygen)
+        urine = bins(feature(values, "output_4hourly"))
+        pace = np.nansum(urine, axis=1) * 4 / step_hours
+        feature(raw, "output_4hourly")[:] = np.where(np.isnan(urine).all(1), np.nan, pace)
+        return raw
 
     def estimated_fio2(self) -> Numbers:
         """[T, n] inspired oxygen that device and flow stand for; NaN where none is charted."""

@@ -26,7 +26,7 @@ from world_models.physiology.clinician import ClinicianConfig
 from world_models.physiology.courses import Courses
 from world_models.physiology.records import charts, labs, orders
 from world_models.physiology.records.blocks import BLOCK_SIZE, record_draws, simulated, slip_draws
-from world_models.physiology.records.charting import Charting
+from world_models.physiology.records.charting import Bedside, Charting
 from world_models.physiology.records.diagnoses import diagnoses
 from world_models.physiology.records.infection import Suspicion, cultures, prescriptions
 from world_models.physiology.records.rows import Columns
@@ -186,7 +186,7 @@ def _block(
     """The tables and the truth of one block."""
     record, slips = record_draws(seed, block), slip_draws(seed, block)
     stays = Stays.of(courses, block * BLOCK_SIZE, record)
-    charting = Charting.draw(courses, record)
+    charting = Charting.draw(Bedside.of(courses), record)
     suspicion = Suspicion.draw(stays, slips)
     tables = {
         **stay_tables(stays),

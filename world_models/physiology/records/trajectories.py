@@ -14,12 +14,11 @@ from sepsis_gym.cohort.assemble import RawCohort
 from sepsis_gym.cohort.concepts import MimicConfig
 from sepsis_gym.dynamics import End
 from sepsis_gym.errors import ConfigError
-from sepsis_gym.features import FEATURE_INDEX
 from sepsis_gym.preprocessing import HORIZON_HOURS
-from world_models.physiology.binning import mean_of_known, whole_bins
+from world_models.physiology.binning import whole_bins
 from world_models.physiology.courses import Courses
 from world_models.physiology.records.blocks import record_draws
-from world_models.physiology.records.charting import Charting, feature
+from world_models.physiology.records.charting import Bedside, Charting, feature
 from world_models.physiology.records.diagnoses import coded_charlson
 from world_models.physiology.records.stays import Stays, age_years
 
@@ -74,12 +73,13 @@ def _laid_out(courses: Courses, first: int, step_hours: int, rng: np.random.Gene
             f"{n_hours} h"
         )
     stays = Stays.of(courses, first, rng)
-    charting = Charting.draw(courses, rng)
+    bedside = Bedside.of(courses)
+    charting = Charting.draw(bedside, rng)
     hours = stays.fates.icu_hours
     lengths = np.minimum(np.floor(hours / step_hours).astype(np.int64), last + 1)
     kept = (lengths >= FEWEST_STEPS) & (hours >= MimicConfig().min_hours)
     here = (np.arange(last + 1) < lengths[:, None]) & kept[:, None]
-    binned = _binned(courses, charting, n_hours, step_hours)
+    binned = _binned(courses, bedside, charting, n_hours, step_hours)
     rows = {name: column.swapaxes(0, 1)[here] for name, column in binned.items()}
     died_in_icu = courses.end == End.DIED
     end = np.where(died_in_icu, End.DIED, End.DISCHARGED)
@@ -103,27 +103,17 @@ def _laid_out(courses: Courses, first: int, step_hours: int, rng: np.random.Gene
 
 
 def _binned(
-    courses: Courses, charting: Charting, n_hours: int, step_hours: int
+    courses: Courses, bedside: Bedside, charting: Charting, n_hours: int, step_hours: int
 ) -> dict[str, NDArray[Any]]:
     """Rows of every bin and patient, [B, n, ...], whether or not the patient is still there."""
 
     def bins(hourly: NDArray[Any]) -> NDArray[Any]:
         return whole_bins(hourly[:n_hours], step_hours)
 
-    values = charting.values(courses)
-    raw = mean_of_known(bins(values))
-    gas = ~np.isnan(feature(values, "ph"))
-    noted = np.where(gas, feature(courses.readings, "fio2"), np.nan)
-    oxygen = feature(raw, "fio2")
-    for fallback in (noted, charting.estimated_fio2()):
-        oxygen[:] = np.where(np.isnan(oxygen), mean_of_known(bins(fallback)), oxygen)
-    urine = bins(feature(values, "output_4hourly"))
-    pace = np.nansum(urine, axis=1) * 4 / step_hours
-    raw[..., FEATURE_INDEX["output_4hourly"]] = np.where(np.isnan(urine).all(1), np.nan, pace)
     dose = bins(courses.dose)
     looked = feature(courses.charted, "gcs_eye")
     return {
-        "raw": raw,
+        "raw": charting.binned(bedside, n_hours, step_hours),
         "ventilated": bins(charting.ventilated).any(1),
         "fluid_ml": 1000 * bins(courses.bolus_l + courses.carrier_l_h).sum(1),
         "norepinephrine_equivalent": dose.max(1),
