@@ -28,8 +28,10 @@ from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.trajectories import Trajectories
 from world_models import TrainConfig, load_world_model, network, sequences
 from world_models.effect_fidelity import evaluate_effects
+from world_models.effects import Effects
 from world_models.fidelity import evaluate_fidelity
 from world_models.physiology import ClinicianConfig
+from world_models.physiology.effects import true_effects
 from world_models.survival import evaluate_survival
 from world_models.training import train_world_model
 
@@ -48,6 +50,12 @@ def _likelihood(error: Tensor, scale: Tensor) -> Tensor:
 def _from_nothing(train: Any, weight: Tensor) -> tuple[float, float]:
     """In place of the regressions that the straight path starts from."""
     return 0.0, 0.0
+
+
+def _no_risk(log: Trajectories, seed: int) -> Effects:
+    """Told of the features' effects, not of death in the step or within 90 days."""
+    told = true_effects(log, seed)
+    return replace(told, died=np.full_like(told.died, np.nan), risk=np.full_like(told.risk, np.nan))
 
 
 def _bent(self: network.EnsembleNetwork, *args: Any, aside: bool = False) -> tuple[Tensor, Tensor]:
@@ -76,6 +84,7 @@ VARIANTS = {
     "one member": Variant({"members": 1}),
     "32 units": Variant({"hidden": 32}),
     "128 units": Variant({"hidden": 128}),
+    "deaths and risk untold": Variant(patches={"training.true_effects": _no_risk}),
     "told by the prior": Variant({"effects": "prior"}),
     "told by nobody": Variant({"effects": "log"}),
 }
