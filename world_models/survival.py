@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from sepsis_gym.actions import N_ACTIONS, N_LEVELS, encode_action
 from sepsis_gym.dynamics import Choose, TransitionModel
@@ -76,7 +77,7 @@ def evaluate_survival(
         ConfigError: The truth about these stays is not known.
     """
     ward, found = ward_of(log), []
-    for treatment, action in HELD.items():
+    for treatment, action in tqdm(HELD.items(), "survival", disable=None):
         treated = ward(patients, SEED, _holding(action))
         true = 1 - treated.mortality_90d[treated.mask.any(1)]  # a log holds no others
         simulated = 1 - _mortality(model, log, patients, _holding(action))
