@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from sepsis_gym import __version__
@@ -39,6 +40,8 @@ except ImportError as error:
     raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error
 
 _LARGEST_GRADIENT = 1.0
+SIMULATED_FROM = 0.6
+"""Share of the epochs after which a network's own predictions are worth going on from."""
 _STATE_FILE = "state.safetensors"
 
 
@@ -71,7 +74,7 @@ def train_world_model(
         config = replace(config, members=earlier.members, hidden=earlier.hidden)
         trajectories = in_scales_of(trajectories, earlier.preprocessing)
     train, validation = trajectories.split("train"), trajectories.split("validation")
-    run = _Run(train, validation, config, earlier)
+    run = _Run(*_laid_out(trajectories, config), config, earlier)
     target = check_target(out)
     state = target.parent / f".{target.name}-training"
     run.resume(state, trajectories.content_hash)
@@ -89,6 +92,19 @@ def train_world_model(
     save_world_model(model, target, _provenance(trajectories, run))
     shutil.rmtree(state, ignore_errors=True)
     return model
+
+
+def _laid_out(trajectories: Trajectories, config: TrainConfig) -> tuple[Sequences, Sequences]:
+    """The training and the validation stays, of whom the truth is asked at once."""
+    seen = trajectories.select(np.isin(trajectories.stays.split, ("train", "validation")))
+    whole = Sequences.of(seen, config.device, _effects(seen, config))
+    train, validation = (
+        torch.from_numpy(np.flatnonzero(seen.stays.split == name)).to(config.device)
+        for name in ("train", "validation")
+    )
+    # the longest first: see ``sequence_loss``
+    validation = validation[whole.mask[validation].sum(1).argsort(descending=True, stable=True)]
+    return whole.take(train), whole.take(validation)
 
 
 def _effects(log: Trajectories, config: TrainConfig) -> Effects | None:
@@ -118,8 +134,8 @@ class _Run:
 
     def __init__(
         self,
-        train: Trajectories,
-        validation: Trajectories,
+        train: Sequences,
+        validation: Sequences,
         config: TrainConfig,
         earlier: ClinicalWorldModel | None = None,
     ) -> None:
@@ -128,10 +144,8 @@ class _Run:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.network = EnsembleNetwork(config.members, config.hidden, self.generator)
         self.network.to(config.device)
-        self.train, self.validation = (
-            Sequences.of(part, config.device, _effects(part, config))
-            for part in (train, validation)
-        )
+        self.train, self.validation = train, validation
+        self.length = train.mask.sum(1).cpu()
         weight = torch.empty(config.members, len(self.train))
         self.stay_weight = weight.exponential_(generator=self.generator).to(config.device)
         if config.members == 1:
@@ -161,10 +175,11 @@ class _Run:
             group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
         order = torch.randperm(len(self.train), generator=generator)
         for index in order.split(config.batch_size):  # type: ignore[no-untyped-call]
+            index = index[self.length[index].argsort(descending=True, stable=True)]
             batch = self.train.take(index.to(config.device))
             switch = _switch_steps(batch, config.open_loop_share, generator)
             simulated = None
-            if config.simulated_share:
+            if config.simulated_share and done >= SIMULATED_FROM:
                 simulated = torch.rand(len(index), generator=generator) < config.simulated_share
                 simulated = simulated.to(config.device)
             kept = self._dropout(len(index), generator)
@@ -262,6 +277,7 @@ class _Run:
                 level_weight=self.config.level_weight,
                 effect_weight=self.config.effect_weight,
                 asked=asked,
+                held=bool(asked) and self.config.effects == "truth",
             )
 
     def _copy(self) -> dict[str, Tensor]:
