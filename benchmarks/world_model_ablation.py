@@ -26,7 +26,7 @@ from torch import Tensor
 from sepsis_gym.cli.cohort import build_synthetic
 from sepsis_gym.cohort.assemble import AssemblyConfig
 from sepsis_gym.trajectories import Trajectories
-from world_models import TrainConfig, load_world_model, network, sequences
+from world_models import TrainConfig, load_world_model, losses, network
 from world_models.effect_fidelity import evaluate_effects
 from world_models.effects import Effects
 from world_models.fidelity import evaluate_fidelity
@@ -44,7 +44,7 @@ TREATED = 2048
 
 def _likelihood(error: Tensor, scale: Tensor) -> Tensor:
     """A Gaussian's, in place of the CRPS and its weight."""
-    return (0.5 * (error / scale) ** 2 + torch.log(scale)) / sequences._VALUE_WEIGHT
+    return (0.5 * (error / scale) ** 2 + torch.log(scale)) / losses._VALUE_WEIGHT
 
 
 def _from_nothing(train: Any, weight: Tensor) -> tuple[float, float]:
@@ -79,7 +79,7 @@ VARIANTS = {
     "goes on from its own predictions": Variant({"simulated_share": 0.5}),
     "always shown the next state": Variant({"open_loop_share": 0.0}),
     "straight path from nothing": Variant(patches={"training.fit_straight": _from_nothing}),
-    "likelihood for CRPS": Variant(patches={"sequences._gaussian_crps": _likelihood}),
+    "likelihood for CRPS": Variant(patches={"losses._gaussian_crps": _likelihood}),
     "mortality bends the trunk": Variant(patches={"network.EnsembleNetwork.forward": _bent}),
     "one member": Variant({"members": 1}),
     "32 units": Variant({"hidden": 32}),

@@ -33,8 +33,9 @@ try:
     from torch import Tensor
 
     from world_models.calibration import calibrate
+    from world_models.losses import sequence_loss
     from world_models.network import EnsembleNetwork
-    from world_models.sequences import Sequences, sequence_loss
+    from world_models.sequences import Sequences
     from world_models.straight import fit_straight
 except ImportError as error:
     raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error

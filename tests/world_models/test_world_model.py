@@ -30,9 +30,10 @@ from world_models.forward import (  # noqa: E402
 )
 from world_models.inputs import dose_inputs, step_inputs  # noqa: E402
 from world_models.logged import expected_step  # noqa: E402
+from world_models.losses import sequence_loss  # noqa: E402
 from world_models.network import LEAST_SCALE, N_OUTPUTS, EnsembleNetwork, split_outputs  # noqa: E402
 from world_models.references import Persistence  # noqa: E402
-from world_models.sequences import Sequences, sequence_loss  # noqa: E402
+from world_models.sequences import Sequences  # noqa: E402
 from world_models.start_states import StartStates  # noqa: E402
 from world_models.training import train_world_model  # noqa: E402
 

@@ -1,0 +1,252 @@
+"""The loss of a network that walks logged stays: levels, ends, and effects of treatment."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from sepsis_gym.dynamics import End
+from sepsis_gym.features import N_FEATURES
+from world_models.effects import HELD_HOURS
+from world_models.inputs import AGE_SCALE_HOURS, VASOPRESSOR_INPUT, VENTILATED_INPUT, Z_INPUTS
+from world_models.network import EnsembleNetwork, split_outputs
+from world_models.sequences import Sequences
+
+_VALUE_WEIGHT = 2.5
+"""Of a CRPS: about the slope of a likelihood where errors are as large as expected."""
+_RISK_WEIGHT = 200.0
+"""Of a squared error of the difference in risk: 7 points count as one."""
+_HELD_WEIGHT = 4.0
+"""Of what a day of treatment brings, asked about once a stay: beside what single steps bring."""
+_LEAST_CHANCE = 1e-5
+
+
+def sequence_loss(
+    network: EnsembleNetwork,
+    batch: Sequences,
+    weight: Tensor,
+    switch: Tensor,
+    kept: Tensor | None = None,
+    *,
+    simulated: Tensor | None = None,
+    level_weight: float = 1.0,
+    effect_weight: float = 0.0,
+    asked: Sequence[int] = (),
+    held: bool = False,
+) -> Tensor:
+    """Loss of each member, averaged over the batch.
+
+    Up to a stay's switch step the network sees the logged states; from it on nothing is read any
+    more: it is shown the last values, ever older, the pressures in step with the vasopressor, and
+    its memory has to tell what became of them under the doses since. Or it is shown its own
+    predictions wherever a value was measured, as in a simulated course, and has to live with them,
+    gradients and all: what it gets wrong adds up there. Values count where measured,
+    by their CRPS: a likelihood leaves what is hard to predict unlearned (Seitzer et al. 2022) and
+    is soon overfitted by the scales. At some steps the network is also asked what two treatments
+    would do, and answers for their difference; at one of a stay, what a day of each would do.
+
+    Args:
+        network: The ensemble, M members.
+        batch: B stays; the longest first cost least, since none is walked beyond its end.
+        weight: [M, B] weight of each stay for each member.
+        switch: [B] step from which the network is on its own, 1 or more; T or more for never.
+        kept: [2, M, B, H] dropout factors, None for no dropout.
+        simulated: [B] which stays it is shown its own predictions of; None for none.
+        level_weight: Weight of what the step did.
+        effect_weight: Weight of the effects.
+        asked: Steps at which they are asked for.
+        held: Whether to ask for what a day of treatment held brings.
+
+    Returns:
+        [M] losses.
+    """
+    stay, step, state, memory, outputs = _walk(network, batch, switch, kept, simulated)
+    every = batch.single(stay, step)
+    counts = every.mask[:, 0] * weight[:, stay]
+    # what was said is judged all at once, which is much faster than step by step
+    total = level_weight * (counts * _step_loss(outputs, state[..., Z_INPUTS], every)).sum(1)
+
+    def at(chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Sequences]:
+        here = None if kept is None else kept[:, :, stay[chosen]]
+        return state[:, chosen], memory[:, chosen], here, every.take(chosen)
+
+    if asked:
+        chosen = torch.isin(step, torch.tensor(asked, device=step.device)).nonzero().flatten()
+        effects = counts[:, chosen] * _effect_loss(network, *at(chosen))
+        total = total + effect_weight * effects.sum(1)
+    if held:
+        chosen = (every.mask[:, 0] & (step == batch.held_at[stay])).nonzero().flatten()
+        own = None if simulated is None else simulated[stay[chosen]]
+        effects = counts[:, chosen] * _held_loss(network, *at(chosen), own)
+        total = total + _HELD_WEIGHT * effect_weight * effects.sum(1)
+    return total / (batch.mask.sum(1) * weight).sum(1)
+
+
+def _walk(
+    network: EnsembleNetwork,
+    batch: Sequences,
+    switch: Tensor,
+    kept: Tensor | None,
+    simulated: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """[D] stay and step of every decision, [M, D, ...] state, memory and outputs of the network."""
+    members, going = network.members, _ongoing(batch.mask)
+    memory = batch.states.new_zeros(members, len(batch), network.hidden)
+    state = batch.states[:, 0].expand(members, -1, -1)
+    walked: list[tuple[Tensor, Tensor, Tensor]] = []
+    for t, ongoing in enumerate(going):
+        here = batch.take(slice(ongoing))
+        state, memory = state[:, :ongoing], memory[:, :ongoing]
+        dropped = None if kept is None else kept[:, :, :ongoing]
+        doses = here.doses[:, t].expand(members, -1, -1)
+        outputs, after = network(here.inputs(state, doses), memory, dropped, aside=True)
+        walked.append((state, memory, outputs))
+        ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()
+        logged = here.states[:, t + 1].expand(members, -1, -1)
+        following = here.run_on(state, doses, ventilated, logged)
+        if simulated is not None:
+            read = _as_read(state, outputs, ventilated, logged, here.known[:, t + 1])
+            following = torch.where(simulated[:ongoing, None], read, following)
+        alone = (t + 1 >= switch[:ongoing])[:, None]
+        state, memory = torch.where(alone, following, logged), after
+    position = torch.arange(len(batch), device=switch.device)
+    stay = torch.cat([position[:ongoing] for ongoing in going])
+    step = torch.cat([torch.full_like(position[:n], t) for t, n in enumerate(going)])
+    states, memories, said = (torch.cat(each, 1) for each in zip(*walked, strict=True))
+    return stay, step, states, memories, said
+
+
+def _ongoing(mask: Tensor) -> list[int]:
+    """For every step of the [B, T] mask, how many of the first stays hold all that go on in it."""
+    position = torch.arange(1, len(mask) + 1, device=mask.device)
+    return [last for last in (mask * position[:, None]).amax(0).tolist() if last]
+
+
+def _as_read(
+    state: Tensor, outputs: Tensor, ventilated: Tensor, logged: Tensor, known: Tensor
+) -> Tensor:
+    """[M, B, 126] the state after a step that went as predicted, measured where it was in fact."""
+    n = N_FEATURES
+    now, measured = state[..., Z_INPUTS], logged[..., n : 2 * n] > 0
+    held = torch.where(known, now, logged[..., Z_INPUTS])
+    z = torch.where(measured, now + outputs[..., :n], held)
+    rest = logged[..., n:VENTILATED_INPUT], ventilated[..., None], logged[..., -1:]
+    return torch.cat([z, *rest], -1)
+
+
+def _effect_loss(
+    network: EnsembleNetwork,
+    state: Tensor,
+    memory: Tensor,
+    kept: Tensor | None,
+    batch: Sequences,
+) -> Tensor:
+    """[M, D] squared error of what two treatments differ in, and likelihood of deaths in each.
+
+    ``batch`` is of one step, here and below.
+    """
+    twice = [
+        batch.inputs(state, batch.pair[:, 0, one].expand(network.members, -1, -1)) for one in (0, 1)
+    ]
+    doubled = None if kept is None else torch.cat([kept, kept], 2)
+    outputs, _ = network(torch.cat(twice, 1), torch.cat([memory, memory], 1), doubled)
+    first, second = outputs.chunk(2, 1)
+    difference = second[..., :N_FEATURES] - first[..., :N_FEATURES]
+    truth, death = batch.effect[:, 0], batch.death[:, 0]
+    claimed = ~truth.isnan()
+    # between absolute errors, which forget the small effects of fluid, and relative ones, which
+    # forget who responds to a vasopressor
+    size = batch.effect_scale[:, 0].clamp(min=1e-6) ** 1.5
+    error = (difference - truth.nan_to_num()) ** 2 / size
+    loss = torch.where(claimed, error, 0).sum(-1)
+    known = ~death.isnan()
+    apart = _risk(second) - _risk(first) - batch.risk[:, 0].nan_to_num()
+    loss = loss + _RISK_WEIGHT * ~batch.risk[:, 0].isnan() * apart**2
+    death = death.nan_to_num()  # before the product: a NaN would come back with the gradient
+    for one, answer in enumerate((first, second)):
+        log_end = split_outputs(answer)[4].log_softmax(-1)
+        died, alive = log_end[..., End.DIED], torch.logsumexp(log_end[..., : End.DIED], -1)
+        likelihood = death[:, one] * died + (1 - death[:, one]) * alive
+        loss = loss - known[:, one] * likelihood
+    return loss
+
+
+def _held_loss(
+    network: EnsembleNetwork,
+    state: Tensor,
+    memory: Tensor,
+    kept: Tensor | None,
+    batch: Sequences,
+    simulated: Tensor | None,
+) -> Tensor:
+    """[M, D] likelihood of deaths within a day of two treatments held, and error of the difference.
+
+    The network runs on as in the walk: from its own predictions where ``simulated`` and measured at
+    first, else from what was read last.
+    """
+    n, twice = N_FEATURES, batch.take(torch.arange(len(batch), device=state.device).repeat(2))
+    doses = torch.cat([batch.pair[:, 0, 0], batch.pair[:, 0, 1]]).expand(network.members, -1, -1)
+    state, memory = torch.cat([state, state], 1), torch.cat([memory, memory], 1)
+    kept = None if kept is None else torch.cat([kept, kept], 2)
+    tick, read_at_first = twice.states[:, 1, -1:] - twice.states[:, 0, -1:], state[..., n : 2 * n]
+    going = state.new_ones(state.shape[:2])
+    died = torch.zeros_like(going)
+    for _ in range(max(1, round(HELD_HOURS / AGE_SCALE_HOURS / float(batch.step_age[0])))):
+        outputs, memory = network(twice.inputs(state, doses), memory, kept)
+        end = split_outputs(outputs)[4].softmax(-1)
+        died, going = died + going * end[..., End.DIED], going * end[..., End.ONGOING]
+        ventilated = torch.sigmoid(outputs[..., 3 * n]).detach()
+        rest = state[..., VASOPRESSOR_INPUT + 1 : -1], state[..., -1:] + tick
+        given = torch.cat([state[..., : 3 * n], doses, *rest], -1)
+        following = twice.run_on(state, doses, ventilated, given)
+        if simulated is not None:
+            age = torch.where(read_at_first > 0, 0, following[..., 2 * n : 3 * n])
+            own = torch.cat([state[..., :n], read_at_first, age, following[..., 3 * n :]], -1)
+            own = _as_read(state, outputs, ventilated, own, torch.ones_like(read_at_first) > 0)
+            following = torch.where(simulated.repeat(2)[:, None], own, following)
+        state = following
+    said = torch.stack(died.clamp(_LEAST_CHANCE, 1 - _LEAST_CHANCE).chunk(2, 1), 1)
+    truth = batch.held.nan_to_num().T
+    apart = (said[:, 1] - said[:, 0]) - (truth[1] - truth[0])
+    likelihood = truth * said.log() + (1 - truth) * (-said).log1p()
+    return ~batch.held[:, 0].isnan() * (_RISK_WEIGHT * apart**2 - likelihood.sum(1))
+
+
+def _risk(outputs: Tensor) -> Tensor:
+    """[M, B] probability of death within 90 days: in the step, or after it."""
+    *_, end_logit, mortality_logit = split_outputs(outputs)
+    end = end_logit.softmax(-1)
+    later = end[..., : End.DIED] * torch.sigmoid(mortality_logit)
+    return end[..., End.DIED] + later.sum(-1)
+
+
+def _gaussian_crps(error: Tensor, scale: Tensor) -> Tensor:
+    """[...] ``fidelity.gaussian_crps`` in torch."""
+    z = error / scale
+    spread = z * torch.erf(z / math.sqrt(2)) - 1 / math.sqrt(math.pi)
+    return scale * (spread + math.sqrt(2 / math.pi) * torch.exp(-0.5 * z**2))
+
+
+def _step_loss(outputs: Tensor, z_now: Tensor, batch: Sequences) -> Tensor:
+    """[M, D] CRPS of the values and negative log-likelihood of the rest of what the step did."""
+    following = batch.states[:, 1]
+    change, scale, measured_logit, ventilated_logit, end_logit, mortality_logit = split_outputs(
+        outputs
+    )
+    measured = following[:, N_FEATURES : 2 * N_FEATURES].expand_as(change)
+    error = following[:, Z_INPUTS] - z_now - change
+    values = _VALUE_WEIGHT * _gaussian_crps(error, scale) * measured
+    sampling = binary_cross_entropy_with_logits(measured_logit, measured, reduction="none")
+    ventilated = following[:, VENTILATED_INPUT].expand_as(ventilated_logit)
+    ventilation = binary_cross_entropy_with_logits(ventilated_logit, ventilated, reduction="none")
+    end = batch.end[:, 0].expand(ventilated_logit.shape)
+    ending = cross_entropy(end_logit.flatten(0, 1), end.flatten(), reduction="none").view_as(end)
+    # those who leave are not those who stay: the risk of each is its own
+    leaves = (end == End.DISCHARGED).long()[..., None]
+    risk_logit = mortality_logit.gather(-1, leaves).squeeze(-1)
+    died = batch.died_90d.expand_as(risk_logit)
+    mortality = binary_cross_entropy_with_logits(risk_logit, died, reduction="none")
+    mortality = mortality * (end != End.DIED)
+    return values.sum(-1) + 0.3 * sampling.sum(-1) + 4 * ventilation + 3 * ending + mortality
