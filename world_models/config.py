@@ -22,10 +22,9 @@ class TrainConfig:
         weight_decay: Of AdamW.
         dropout: Share of the hidden units left out per stay.
         open_loop_share: Share of stays in which the network is on its own from some step on.
-        simulated_share: Share of these stays in which, in the last two fifths of the epochs, it
-            goes on from its own predictions as if read, as an environment's courses do; in the
-            rest, from what was read last. Truer outcomes of unusual treatment, larger errors of
-            levels.
+        simulated_share: Share of these stays in which it goes on from its own predictions as if
+            read, as an environment's courses do; in the rest, from what was read last. Truer
+            outcomes of unusual treatment, larger errors of levels.
         effects: Where it is told what doses do, beside the log: the ``truth`` of a synthetic
             cohort; a ``prior`` of average blood-pressure responses; or from the ``log`` alone,
             which can rank treatments backwards where doses answer to the patient.

@@ -16,11 +16,12 @@ from rich.table import Table
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import FEATURE_INDEX, N_FEATURES
 from sepsis_gym.trajectories import Trajectories
-from world_models.effects import HELD_HOURS, Doses
+from world_models.effects import Doses
 from world_models.forecast import Forecaster
 from world_models.logged import expected_step, followed
 from world_models.physiology.effects import Moment, expected, true_moments
 
+RISK_HOURS = 24
 Arm = tuple[float, float]
 """Fluid, mL per step, and vasopressor, ug/kg/min."""
 Answers = dict[Arm, NDArray[np.float32]]
@@ -170,7 +171,7 @@ def _truth(log: Trajectories, moments: list[Moment]) -> tuple[Answers, Answers]:
             doses = _doses(arm, len(moment.decision))
             values[arm][moment.decision] = expected(moment, doses, hours)[0]
             if moment.hour == hours:  # the first decision
-                risk = expected(moment, doses, hours, HELD_HOURS // hours)[1]
+                risk = expected(moment, doses, hours, RISK_HOURS // hours)[1]
                 risks[arm][moment.decision] = risk
     return values, risks
 
@@ -198,7 +199,7 @@ def _risks(model: Forecaster, log: Trajectories) -> Answers:
         patients = log.patients(log.offsets[:-1])
         doses, measured = _doses(arm, len(patients)), patients.measured
         alive, died = np.ones(len(patients)), np.zeros(len(patients))
-        for _ in range(HELD_HOURS // log.preprocessing.step_hours):
+        for _ in range(RISK_HOURS // log.preprocessing.step_hours):
             said = model.predict(patients, *doses)
             end = said.get("end", np.full((len(patients), 3), np.nan))
             died += alive * end[:, End.DIED]

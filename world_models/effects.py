@@ -17,8 +17,6 @@ from sepsis_gym.trajectories import Trajectories
 from world_models.inputs import PRESSURES, usual_rise
 
 _Floats = NDArray[np.float32]
-HELD_HOURS = 24
-"""How long a treatment is held where harm and good that add up are asked about."""
 _LEAST_SCALE = 0.05
 _NO_FLUID, _NO_VASOPRESSOR = 0.35, 0.4
 _FLUID_ML_4H, _VASOPRESSOR = (50.0, 2500.0), (0.02, 1.0)
@@ -35,10 +33,6 @@ class Doses(NamedTuple):
     fluid_ml: _Floats
     norepinephrine_equivalent: _Floats
 
-    def take(self, chosen: NDArray[np.integer]) -> "Doses":
-        """Those at these positions."""
-        return Doses(*(column[chosen] for column in self))
-
 
 @dataclass(frozen=True)
 class Effects:
@@ -51,8 +45,6 @@ class Effects:
         died: [D, 2] probability of death in the step under each; NaN where nothing is claimed.
         risk: [D] of death within 90 days, second minus first; NaN where nothing is claimed.
         scale: [D, 39] how large an error counts as one, z units: the usual effect of what differs.
-    held: [D, 2] probability of death within :data:`HELD_HOURS` of each treatment held; NaN where
-        nothing is claimed, which is everywhere but at one decision a stay or at all.
     """
 
     first: Doses
@@ -61,7 +53,6 @@ class Effects:
     died: _Floats
     risk: _Floats
     scale: _Floats
-    held: _Floats
 
 
 def draw_doses(n: int, step_hours: int, rng: np.random.Generator) -> tuple[Doses, Doses]:
@@ -121,7 +112,7 @@ def _of_values(first: Doses, second: Doses, change: _Floats) -> Effects:
     """Nothing is claimed of deaths."""
     died = np.full((len(change), 2), np.nan, np.float32)
     size = usual_size(first, second, change)
-    return Effects(first, second, change, died, died[:, 0], size, held=died)
+    return Effects(first, second, change, died, died[:, 0], size)
 
 
 def expected_pressure(

@@ -9,8 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import N_FEATURES
-from world_models.effects import HELD_HOURS
-from world_models.inputs import AGE_SCALE_HOURS, VASOPRESSOR_INPUT, VENTILATED_INPUT, Z_INPUTS
+from world_models.inputs import VENTILATED_INPUT, Z_INPUTS
 from world_models.network import EnsembleNetwork, split_outputs
 from world_models.sequences import Sequences
 
@@ -18,9 +17,6 @@ _VALUE_WEIGHT = 2.5
 """Of a CRPS: about the slope of a likelihood where errors are as large as expected."""
 _RISK_WEIGHT = 200.0
 """Of a squared error of the difference in risk: 7 points count as one."""
-_HELD_WEIGHT = 4.0
-"""Of what a day of treatment brings, asked about once a stay: beside what single steps bring."""
-_LEAST_CHANCE = 1e-5
 
 
 def sequence_loss(
@@ -34,7 +30,6 @@ def sequence_loss(
     level_weight: float = 1.0,
     effect_weight: float = 0.0,
     asked: Sequence[int] = (),
-    held: bool = False,
 ) -> Tensor:
     """Loss of each member, averaged over the batch.
 
@@ -45,7 +40,7 @@ def sequence_loss(
     gradients and all: what it gets wrong adds up there. Values count where measured,
     by their CRPS: a likelihood leaves what is hard to predict unlearned (Seitzer et al. 2022) and
     is soon overfitted by the scales. At some steps the network is also asked what two treatments
-    would do, and answers for their difference; at one of a stay, what a day of each would do.
+    would do, and answers for their difference.
 
     Args:
         network: The ensemble, M members.
@@ -57,7 +52,6 @@ def sequence_loss(
         level_weight: Weight of what the step did.
         effect_weight: Weight of the effects.
         asked: Steps at which they are asked for.
-        held: Whether to ask for what a day of treatment held brings.
 
     Returns:
         [M] losses.
@@ -68,19 +62,13 @@ def sequence_loss(
     # what was said is judged all at once, which is much faster than step by step
     total = level_weight * (counts * _step_loss(outputs, state[..., Z_INPUTS], every)).sum(1)
 
-    def at(chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Sequences]:
-        here = None if kept is None else kept[:, :, stay[chosen]]
-        return state[:, chosen], memory[:, chosen], here, every.take(chosen)
-
     if asked:
         chosen = torch.isin(step, torch.tensor(asked, device=step.device)).nonzero().flatten()
-        effects = counts[:, chosen] * _effect_loss(network, *at(chosen))
-        total = total + effect_weight * effects.sum(1)
-    if held:
-        chosen = (every.mask[:, 0] & (step == batch.held_at[stay])).nonzero().flatten()
-        own = None if simulated is None else simulated[stay[chosen]]
-        effects = counts[:, chosen] * _held_loss(network, *at(chosen), own)
-        total = total + _HELD_WEIGHT * effect_weight * effects.sum(1)
+        dropped = None if kept is None else kept[:, :, stay[chosen]]
+        loss = _effect_loss(
+            network, state[:, chosen], memory[:, chosen], dropped, every.take(chosen)
+        )
+        total = total + effect_weight * (counts[:, chosen] * loss).sum(1)
     return total / (batch.mask.sum(1) * weight).sum(1)
 
 
@@ -171,47 +159,6 @@ def _effect_loss(
         likelihood = death[:, one] * died + (1 - death[:, one]) * alive
         loss = loss - known[:, one] * likelihood
     return loss
-
-
-def _held_loss(
-    network: EnsembleNetwork,
-    state: Tensor,
-    memory: Tensor,
-    kept: Tensor | None,
-    batch: Sequences,
-    simulated: Tensor | None,
-) -> Tensor:
-    """[M, D] likelihood of deaths within a day of two treatments held, and error of the difference.
-
-    The network runs on as in the walk: from its own predictions where ``simulated`` and measured at
-    first, else from what was read last.
-    """
-    n, twice = N_FEATURES, batch.take(torch.arange(len(batch), device=state.device).repeat(2))
-    doses = torch.cat([batch.pair[:, 0, 0], batch.pair[:, 0, 1]]).expand(network.members, -1, -1)
-    state, memory = torch.cat([state, state], 1), torch.cat([memory, memory], 1)
-    kept = None if kept is None else torch.cat([kept, kept], 2)
-    tick, read_at_first = twice.states[:, 1, -1:] - twice.states[:, 0, -1:], state[..., n : 2 * n]
-    going = state.new_ones(state.shape[:2])
-    died = torch.zeros_like(going)
-    for _ in range(max(1, round(HELD_HOURS / AGE_SCALE_HOURS / float(batch.step_age[0])))):
-        outputs, memory = network(twice.inputs(state, doses), memory, kept)
-        end = split_outputs(outputs)[4].softmax(-1)
-        died, going = died + going * end[..., End.DIED], going * end[..., End.ONGOING]
-        ventilated = torch.sigmoid(outputs[..., 3 * n]).detach()
-        rest = state[..., VASOPRESSOR_INPUT + 1 : -1], state[..., -1:] + tick
-        given = torch.cat([state[..., : 3 * n], doses, *rest], -1)
-        following = twice.run_on(state, doses, ventilated, given)
-        if simulated is not None:
-            age = torch.where(read_at_first > 0, 0, following[..., 2 * n : 3 * n])
-            own = torch.cat([state[..., :n], read_at_first, age, following[..., 3 * n :]], -1)
-            own = _as_read(state, outputs, ventilated, own, torch.ones_like(read_at_first) > 0)
-            following = torch.where(simulated.repeat(2)[:, None], own, following)
-        state = following
-    said = torch.stack(died.clamp(_LEAST_CHANCE, 1 - _LEAST_CHANCE).chunk(2, 1), 1)
-    truth = batch.held.nan_to_num().T
-    apart = (said[:, 1] - said[:, 0]) - (truth[1] - truth[0])
-    likelihood = truth * said.log() + (1 - truth) * (-said).log1p()
-    return ~batch.held[:, 0].isnan() * (_RISK_WEIGHT * apart**2 - likelihood.sum(1))
 
 
 def _risk(outputs: Tensor) -> Tensor:

@@ -44,8 +44,6 @@ class Sequences:
         known: [N, T + 1, 39] whether a value counts (else the fill value is shown).
         zero_z: [N, 3] how far 0 mmHg lies below the mean of each pressure, z units.
         step_age: [N, 1] length of a step in the unit of age inputs.
-        held_at: [N] decision at which the pair is asked about as held.
-        held: [N, 2] probability of death within ``HELD_HOURS`` of each held; NaN where unknown.
     """
 
     states: Tensor
@@ -61,8 +59,6 @@ class Sequences:
     known: Tensor
     zero_z: Tensor
     step_age: Tensor
-    held_at: Tensor
-    held: Tensor
 
     @classmethod
     def of(cls, log: Trajectories, device: str, effects: Effects | None = None) -> Self:
@@ -77,10 +73,6 @@ class Sequences:
 
         zero_z = -preprocessing.standardize(np.zeros(N_FEATURES, np.float32))[PRESSURES]
         step_age = np.float32(preprocessing.step_hours / AGE_SCALE_HOURS)
-        firsts = np.cumsum(log.n_decisions) - log.n_decisions
-        told = np.zeros(log.mask.shape, bool)
-        told[log.mask] = ~np.isnan(effects.held[:, 0])
-        held_at = told.argmax(1)  # the first where nothing is known
         pair = [dose_inputs(*doses, preprocessing) for doses in (effects.first, effects.second)]
 
         def tensor(array: NDArray[np.generic]) -> Tensor:
@@ -106,8 +98,6 @@ class Sequences:
             known=tensor(log.padded(preprocessing.known(log.age), final=True)),
             zero_z=tensor(np.tile(zero_z, (len(log), 1))),
             step_age=tensor(np.full((len(log), 1), step_age)),
-            held_at=tensor(held_at),
-            held=tensor(effects.held[firsts + held_at]),
         )
 
     def __len__(self) -> int:
@@ -141,8 +131,6 @@ class Sequences:
             known=self.known[row, both],
             zero_z=self.zero_z[stay],
             step_age=self.step_age[stay],
-            held_at=torch.zeros_like(stay),
-            held=self.held[stay],
         )
 
     def decided(self) -> Tensor:

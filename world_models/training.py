@@ -41,8 +41,6 @@ except ImportError as error:
     raise ImportError('torch is missing: pip install "sepsis-gym[torch]"') from error
 
 _LARGEST_GRADIENT = 1.0
-SIMULATED_FROM = 0.6
-"""Share of the epochs after which a network's own predictions are worth going on from."""
 _STATE_FILE = "state.safetensors"
 
 
@@ -180,7 +178,7 @@ class _Run:
             batch = self.train.take(index.to(config.device))
             switch = _switch_steps(batch, config.open_loop_share, generator)
             simulated = None
-            if config.simulated_share and done >= SIMULATED_FROM:
+            if config.simulated_share:
                 simulated = torch.rand(len(index), generator=generator) < config.simulated_share
                 simulated = simulated.to(config.device)
             kept = self._dropout(len(index), generator)
@@ -278,7 +276,6 @@ class _Run:
                 level_weight=self.config.level_weight,
                 effect_weight=self.config.effect_weight,
                 asked=asked,
-                held=bool(asked) and self.config.effects == "truth",
             )
 
     def _copy(self) -> dict[str, Tensor]:

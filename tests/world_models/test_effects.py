@@ -136,21 +136,6 @@ def test_true_effects_of_equal_treatments_are_none_and_of_vasopressor_are_pressu
     assert (effects.scale > 0).all()
 
 
-def test_at_one_decision_a_stay_the_truth_tells_of_a_day_of_each_treatment(cohort):
-    effects = true_effects(cohort)
-    told = ~np.isnan(effects.held)
-    np.testing.assert_array_equal(told[:, 0], told[:, 1])
-    stay = cohort.stay_of_row[cohort.is_decision]
-    np.testing.assert_array_equal(np.bincount(stay[told[:, 0]]), np.ones(len(cohort)))
-    moment = next(iter(true_moments(cohort)))
-    moment = moment.take(told[moment.decision, 0])
-    assert len(moment.decision) > 5
-    for one, doses in enumerate((effects.first, effects.second)):
-        day = expected(moment, doses.take(moment.decision), 4, 6)[1]
-        np.testing.assert_array_equal(effects.held[moment.decision, one], day)
-        assert (day >= effects.died[moment.decision, one]).all()
-
-
 def test_the_true_risk_of_a_step_is_that_of_the_bodies_it_leaves(cohort):
     moment = next(iter(true_moments(cohort)))
     n = len(moment.decision)
@@ -196,32 +181,6 @@ def test_a_network_pays_for_its_error_of_the_difference_in_risk(cohort):
     np.testing.assert_allclose(losses, [0, 0, 2 * 200 * 0.05**2], atol=1e-4)
 
 
-def test_a_network_pays_for_its_error_of_deaths_within_a_day_of_treatment_held(cohort):
-    """All weights are zero but those of the doses: a step takes 1% with and 2% without a drip."""
-    network = EnsembleNetwork(1, 4, torch.Generator())
-    least = {True: 0.01, False: 0.02}
-    logit = {drip: np.log(p / (1 - p)) for drip, p in least.items()}
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.zero_()
-        network.output_bias[..., -5:-2] = torch.tensor([0.0, -100.0, float(logit[False])])
-        network.direct_weight[:, N_STATE_INPUTS + 2, -3] = float(logit[True] - logit[False])
-    effects = true_effects(cohort)
-    drips = [doses.norepinephrine_equivalent > 0 for doses in (effects.first, effects.second)]
-    step = np.where(np.stack(drips, 1), least[True], least[False])
-    said, told = 1 - (1 - step) ** 6, ~np.isnan(effects.held)
-    weight, never = torch.ones(1, len(cohort)), torch.full((len(cohort),), 99)
-    for off in (0.0, 0.05):
-        truth = np.where(told, said + np.array([0, off]), np.nan).astype(np.float32)
-        stays = Sequences.of(cohort, "cpu", replace(effects, held=truth))
-        loss = sequence_loss(
-            network, stays, weight, never, level_weight=0, effect_weight=2, held=True
-        ).item()
-        entropy = -(truth * np.log(said) + (1 - truth) * np.log(1 - said))[told].sum()
-        each = 200 * off**2 + entropy / len(cohort)
-        assert loss == pytest.approx(4 * 2 * each * len(cohort) / told.shape[0], rel=1e-3)
-
-
 def test_a_walk_ends_with_the_stay_and_costs_the_same_in_any_order(cohort):
     stays = Sequences.of(cohort, "cpu", true_effects(cohort))
     network = EnsembleNetwork(2, 8, torch.Generator().manual_seed(0))
@@ -235,7 +194,7 @@ def test_a_walk_ends_with_the_stay_and_costs_the_same_in_any_order(cohort):
         losses.append(
             sequence_loss(
                 network, stays.take(order), weight[:, order], switch[order], effect_weight=1.0,
-                asked=(0, 2), held=True,
+                asked=(0, 2),
             )
         )  # fmt: skip
         most.append(walked[: int(lengths.max())])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.features import N_FEATURES
 from sepsis_gym.trajectories import Trajectories
-from world_models.effects import HELD_HOURS, Doses, Effects, draw_doses, usual_size
+from world_models.effects import Doses, Effects, draw_doses, usual_size
 from world_models.physiology.batch import Column
 from world_models.physiology.beds import Beds, foresee
 from world_models.physiology.binning import bin_readings
@@ -32,10 +32,6 @@ class Moment(NamedTuple):
     decision: NDArray[np.int64]
     beds: Beds
     hour: int
-
-    def take(self, chosen: NDArray[np.bool_]) -> "Moment":
-        """Some of the patients."""
-        return Moment(self.decision[chosen], self.beds.take(np.flatnonzero(chosen)), self.hour)
 
 
 def truth_is_known(log: Trajectories) -> bool:
@@ -96,31 +92,23 @@ def _noting(policy: Policy, step_hours: int, noted: list[NDArray[np.float32]]) -
 
 
 def true_effects(cohort: Trajectories, seed: int = 0) -> Effects:
-    """Asks the truth about a random pair of treatments at every decision of a synthetic cohort.
-
-    At one decision a stay it also says what comes of both if they are held.
-    """
+    """Asks the truth about a random pair of treatments at every decision of a synthetic cohort."""
     n = int(cohort.is_decision.sum())
     step_hours = cohort.preprocessing.step_hours
-    rng = np.random.default_rng([seed, 3])
-    pair = draw_doses(n, step_hours, rng)
-    firsts = np.cumsum(cohort.n_decisions) - cohort.n_decisions
-    holds = np.zeros(n, bool)
-    holds[firsts + rng.integers(cohort.n_decisions)] = True
+    first, second = draw_doses(n, step_hours, np.random.default_rng([seed, 3]))
     change = np.zeros((n, N_FEATURES), np.float32)
     died, risk = np.zeros((n, 2), np.float32), np.zeros(n, np.float32)
-    held = np.full((n, 2), np.nan, np.float32)
     for moment in true_moments(cohort):
-        at, some = moment.decision, moment.take(holds[moment.decision])
-        outcomes = [expected(moment, doses.take(at), step_hours) for doses in pair]
+        at = moment.decision
+        outcomes = [
+            expected(moment, Doses(*(column[at] for column in doses)), step_hours)
+            for doses in (first, second)
+        ]
         before, after = (cohort.preprocessing.standardize(values) for values, *_ in outcomes)
         change[at] = after - before
         died[at] = np.stack([outcome[1] for outcome in outcomes], axis=1)
         risk[at] = outcomes[1][2] - outcomes[0][2]
-        for one, doses in enumerate(pair):
-            day = expected(some, doses.take(some.decision), step_hours, HELD_HOURS // step_hours)
-            held[some.decision, one] = day[1]
-    return Effects(*pair, change, died, risk, usual_size(*pair, change), held)
+    return Effects(first, second, change, died, risk, usual_size(first, second, change))
 
 
 def expected(
