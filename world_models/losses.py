@@ -61,7 +61,6 @@ def sequence_loss(
     counts = every.mask[:, 0] * weight[:, stay]
     # what was said is judged all at once, which is much faster than step by step
     total = level_weight * (counts * _step_loss(outputs, state[..., Z_INPUTS], every)).sum(1)
-
     if asked:
         chosen = torch.isin(step, torch.tensor(asked, device=step.device)).nonzero().flatten()
         dropped = None if kept is None else kept[:, :, stay[chosen]]
