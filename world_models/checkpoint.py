@@ -17,7 +17,7 @@ from world_models.model import ClinicalWorldModel
 from world_models.noise import Noise
 from world_models.start_states import StartStates
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 DESCRIPTION_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _START = "start_states."

@@ -105,7 +105,7 @@ def renew_all(memory, gates, from_inputs, bias):  # type: ignore[no-untyped-def]
 
 @njit(**_OPTIONS)
 def _network(weights, x, memory, own):  # type: ignore[no-untyped-def]
-    """Shared outputs [M, 41] and the own member's [82]; ``memory`` [1, M, H + ...] moves on."""
+    """Shared outputs [M, 41] and the own member's [83]; ``memory`` [1, M, H + ...] moves on."""
     from_inputs, recurrent, candidate_bias, head_weight, shared_weight, own_weight = weights
     members, size = candidate_bias.shape
     driven = np.zeros(from_inputs.shape[1], np.float32)
@@ -271,8 +271,10 @@ def _move(  # type: ignore[no-untyped-def]
     values, ventilated, known, step = before
     new_values, new_age, tube, end, mortality, doubt, new_known, shown, sofa, scored = after
     (space, raw, work), measured, passed = scratch
-    for i in range(_N + 1):
+    for i in range(_N):
         measured[i] = chance[i] < _sigmoid(outputs[_EXPONENT + i])
+    has_tube = 1 if ventilated[at] else 0
+    measured[_N] = chance[_N] < _sigmoid(outputs[_EXPONENT + _N + has_tube])
     _measure(change, outputs, seen[1][at], together, table, measured, space, raw)
     for i in range(_N):
         age = 0 if measured[i] else min(seen[0][at, i] + 1, NEVER)

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 _Floats = NDArray[np.float32]
 _N, _OUT = N_FEATURES, 3 * N_FEATURES
-_RISK_COLUMNS = [_OUT + 4, _OUT + 5]
+_RISK_COLUMNS = [_OUT + 5, _OUT + 6]
 _SHARED_COLUMNS = [*range(_N), *_RISK_COLUMNS]
-_OWN_COLUMNS = [*range(_N, 2 * _N), _OUT + 1, _OUT + 2, _OUT + 3, *range(2 * _N, _OUT + 1)]
+_OWN_COLUMNS = [*range(_N, 2 * _N), *range(_OUT + 2, _OUT + 5), *range(2 * _N, _OUT + 2)]
 BLOCK = 256
 """Patients at a time: what fits the cache."""
 N_SHARED, N_OWN = len(_SHARED_COLUMNS), len(_OWN_COLUMNS)
 CHANGE, RISK = slice(0, _N), slice(_N, N_SHARED)
 """Where the change and the two mortality half-logits stand in the shared outputs."""
-SCALE, END, HAPPENS = slice(0, _N), slice(_N, _N + 3), slice(_N + 3, N_OWN)
-"""The own outputs: scale and end-of-stay logits; half-logits of measurements and ventilation."""
+SCALE, END = slice(0, _N), slice(_N, _N + 3)
+MEASURED, VENTILATED = slice(END.stop, END.stop + _N), slice(END.stop + _N, N_OWN)
+"""The own outputs: scale and end-of-stay logits; half-logits of measurements, and of ventilation of
+one who breathes alone now and of one who is ventilated."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class PackedWeights:
         candidate_bias: [M, H] of the memory's part of the candidate.
         head: [M, H, H] from the new memory to the head.
         shared: [M, H, 41] from the head to the outputs that are averaged over the members.
-        own: [M, H + 134, 82] from head and inputs to those that only a patient's own member gives.
+        own: [M, H + 134, 83] from head and inputs to those that only a patient's own member gives.
     """
 
     from_inputs: _Floats
@@ -62,8 +64,8 @@ class PackedWeights:
         recurrent_bias = weights["recurrent_bias"].copy()
         candidate_bias = recurrent_bias[:, 0, 2 * hidden :].copy()
         recurrent_bias[..., 2 * hidden :] = 0  # it stands behind the reset gate
-        output = np.ones(_OUT + 6, np.float32)
-        output[2 * _N : _OUT + 1] = 0.5
+        output = np.ones(_OUT + 7, np.float32)
+        output[2 * _N : _OUT + 2] = 0.5
         output[_RISK_COLUMNS] = 0.5
         biased = {
             "gates": (weights["input_weight"], weights["input_bias"] + recurrent_bias, gate),
@@ -129,7 +131,7 @@ class NumpyForward:
             own: [n] member whose own outputs are wanted; None for those of all.
 
         Returns:
-            Shared outputs [n, M, 41] and own outputs [n, 82] or [n, M, 82].
+            Shared outputs [n, M, 41] and own outputs [n, 83] or [n, M, 83].
         """
         n, size, w = len(memory), self.hidden, self._w
         arrays = self._arrays(n)

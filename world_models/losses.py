@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from sepsis_gym.dynamics import End
 from sepsis_gym.features import N_FEATURES
 from world_models.inputs import VENTILATED_INPUT, Z_INPUTS
-from world_models.network import EnsembleNetwork, split_outputs
+from world_models.network import VENTILATION, EnsembleNetwork, split_outputs
 from world_models.sequences import Sequences
 
 _VALUE_WEIGHT = 2.5
@@ -90,7 +90,7 @@ def _walk(
         doses = here.doses[:, t].expand(members, -1, -1)
         outputs, after = network(here.inputs(state, doses), memory, dropped, aside=True)
         walked.append((state, memory, outputs))
-        ventilated = torch.sigmoid(outputs[..., 3 * N_FEATURES]).detach()
+        ventilated = _ventilated(outputs, state).detach()
         logged = here.states[:, t + 1].expand(members, -1, -1)
         following = here.run_on(state, doses, ventilated, logged)
         if simulated is not None:
@@ -109,6 +109,13 @@ def _ongoing(mask: Tensor) -> list[int]:
     """For every step of the [B, T] mask, how many of the first stays hold all that go on in it."""
     position = torch.arange(1, len(mask) + 1, device=mask.device)
     return [last for last in (mask * position[:, None]).amax(0).tolist() if last]
+
+
+def _ventilated(outputs: Tensor, state: Tensor) -> Tensor:
+    """[M, B] probability of ventilation after a step, as it is, or how likely it is, before it."""
+    alone, ventilated = torch.sigmoid(outputs[..., VENTILATION]).unbind(-1)
+    before = state[..., VENTILATED_INPUT]
+    return (1 - before) * alone + before * ventilated
 
 
 def _as_read(
@@ -178,16 +185,17 @@ def _gaussian_crps(error: Tensor, scale: Tensor) -> Tensor:
 def _step_loss(outputs: Tensor, z_now: Tensor, batch: Sequences) -> Tensor:
     """[M, D] CRPS of the values and negative log-likelihood of the rest of what the step did."""
     following = batch.states[:, 1]
-    change, scale, measured_logit, ventilated_logit, end_logit, mortality_logit = split_outputs(
-        outputs
-    )
+    change, scale, measured_logit, tube_logit, end_logit, mortality_logit = split_outputs(outputs)
     measured = following[:, N_FEATURES : 2 * N_FEATURES].expand_as(change)
     error = following[:, Z_INPUTS] - z_now - change
     values = _VALUE_WEIGHT * _gaussian_crps(error, scale) * measured
     sampling = binary_cross_entropy_with_logits(measured_logit, measured, reduction="none")
-    ventilated = following[:, VENTILATED_INPUT].expand_as(ventilated_logit)
-    ventilation = binary_cross_entropy_with_logits(ventilated_logit, ventilated, reduction="none")
-    end = batch.end[:, 0].expand(ventilated_logit.shape)
+    # who is put on a ventilator and who is taken off it are told by different things
+    has_tube = batch.states[:, 0, VENTILATED_INPUT].long().expand(tube_logit.shape[:-1])
+    tube_logit = tube_logit.gather(-1, has_tube[..., None]).squeeze(-1)
+    ventilated = following[:, VENTILATED_INPUT].expand_as(tube_logit)
+    ventilation = binary_cross_entropy_with_logits(tube_logit, ventilated, reduction="none")
+    end = batch.end[:, 0].expand(tube_logit.shape)
     ending = cross_entropy(end_logit.flatten(0, 1), end.flatten(), reduction="none").view_as(end)
     # those who leave are not those who stay: the risk of each is its own
     leaves = (end == End.DISCHARGED).long()[..., None]

@@ -22,9 +22,10 @@ from sepsis_gym.sofa import state_sofa
 from world_models.forward import (
     CHANGE,
     END,
-    HAPPENS,
+    MEASURED,
     RISK,
     SCALE,
+    VENTILATED,
     NumpyForward,
     PackedWeights,
     open_forward,
@@ -230,8 +231,8 @@ class ClinicalWorldModel:
         pressures = raw[:, _PRESSURES]
         pressures.sort(axis=1)  # what noise may have crossed
         raw[:, _PRESSURES] = pressures
-        happens = chance[:, :-1] < _sigmoid(own[:, HAPPENS])
-        measured, ventilated = happens[:, :N_FEATURES], happens[:, -1].copy()
+        measured = chance[:, :N_FEATURES] < _sigmoid(own[:, MEASURED])
+        ventilated = chance[:, N_FEATURES] < _sigmoid(_by_tube(own[:, VENTILATED], patients))
         values, age = self.preprocessing.hold(patients.values, patients.age, raw, measured)
         weight = _exp(own[:, END])
         drawn = chance[:, -1] * np.add.reduce(weight, 1)
@@ -333,7 +334,7 @@ class ClinicalWorldModel:
         return (
             change.mean(1) + patients.standardized(self.preprocessing),
             total,
-            _sigmoid(own[:, :, HAPPENS][..., -1]).mean(1),
+            _sigmoid(_by_tube(own[:, :, VENTILATED], patients)).mean(1),
             end.mean(1),
             (end[..., End.DIED] + later).mean(1),
             _spread(change),
@@ -356,6 +357,11 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 def _blas() -> ThreadpoolController:
     """The libraries behind numpy's matrix products."""
     return ThreadpoolController().select(user_api="blas")
+
+
+def _by_tube(logits: _Floats, patients: Patients) -> _Floats:
+    """[n, ...] of the two logits [n, ..., 2] that of the patients as they are."""
+    return logits[np.arange(len(logits)), ..., patients.ventilated.astype(np.intp)]
 
 
 def _one_thread_each() -> AbstractContextManager[Any]:

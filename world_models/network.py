@@ -7,8 +7,9 @@ from torch.nn.functional import softplus
 from sepsis_gym.features import N_FEATURES
 from world_models.inputs import N_INPUTS
 
-VENTILATION = slice(3 * N_FEATURES, 3 * N_FEATURES + 1)
-MORTALITY = slice(3 * N_FEATURES + 4, 3 * N_FEATURES + 6)
+VENTILATION = slice(3 * N_FEATURES, 3 * N_FEATURES + 2)
+END = slice(VENTILATION.stop, VENTILATION.stop + 3)
+MORTALITY = slice(END.stop, END.stop + 2)
 N_OUTPUTS = MORTALITY.stop
 LEAST_SCALE = 0.02
 """Smallest predicted standard deviation, z units: keeps a likelihood from being bought with it."""
@@ -69,7 +70,7 @@ class EnsembleNetwork(nn.Module):
                 outcome a stay, told again at every step, would soon have them know the stays.
 
         Returns:
-            [M, B, 123] outputs and [M, B, H] the next hidden state.
+            [M, B, 124] outputs and [M, B, H] the next hidden state.
         """
         if kept is not None:
             memory = memory * kept[0]
@@ -94,19 +95,20 @@ class EnsembleNetwork(nn.Module):
 
 
 def split_outputs(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Names the blocks of [..., 123].
+    """Names the blocks of [..., 124].
 
     Returns:
         change [..., 39] and its scale [..., 39] in z units; measurement logits [..., 39];
-        ventilation logit [...]; end-of-stay logits [..., 3]; 90-day mortality logits [..., 2] of
-        a patient who stays on and of one who is discharged in the step.
+        ventilation logits [..., 2] of a patient who breathes alone now and of one who is
+        ventilated; end-of-stay logits [..., 3]; 90-day mortality logits [..., 2] of a patient who
+        stays on and of one who is discharged in the step.
     """
     n = N_FEATURES
     return (
         outputs[..., :n],
         softplus(outputs[..., n : 2 * n]) + LEAST_SCALE,
         outputs[..., 2 * n : 3 * n],
-        outputs[..., 3 * n],
-        outputs[..., 3 * n + 1 : 3 * n + 4],
-        outputs[..., 3 * n + 4 :],
+        outputs[..., VENTILATION],
+        outputs[..., END],
+        outputs[..., MORTALITY],
     )

@@ -65,7 +65,7 @@ class LinearModel:
         from world_models.straight import fit_straight
 
         stays = Sequences.of(train, "cpu")
-        fitted = fit_straight(stays, torch.ones(1, len(stays)))
+        fitted = fit_straight(stays, torch.ones(1, len(stays)), by_tube=False)
         outputs = [*range(N_FEATURES), VENTILATION.start, MORTALITY.start]
         weight, intercept = (array[0][:, outputs].numpy() for array in fitted)
         rows = np.flatnonzero(train.is_decision)

@@ -18,7 +18,9 @@ _INVERSE_PENALTY = 0.1  # of the logistic regressions, all decisions together
 _CERTAIN = 20.0
 
 
-def fit_straight(stays: Sequences, weight: Tensor) -> tuple[Tensor, Tensor]:
+def fit_straight(
+    stays: Sequences, weight: Tensor, *, by_tube: bool = True
+) -> tuple[Tensor, Tensor]:
     """Linear models of each member.
 
     Ridge regression of the changes, logistic regression of ventilation and of 90-day mortality,
@@ -27,19 +29,27 @@ def fit_straight(stays: Sequences, weight: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         stays: The training split.
         weight: [M, N] weight of each stay for each member.
+        by_tube: Whether those who are ventilated have a regression of ventilation of their own.
 
     Returns:
-        [M, 133, 123] weights and [M, 1, 123] intercepts of the network's outputs, 0 of all others.
+        [M, 133, 124] weights and [M, 1, 124] intercepts of the network's outputs, 0 of all others.
     """
     inputs = stays.decided()
     fitted = inputs.new_zeros(len(weight), inputs.shape[1] + 1, N_OUTPUTS)
     fitted[..., :N_FEATURES] = _ridge(stays, weight)
-    ventilated = stays.states[:, 1:, VENTILATED_INPUT]
-    told = (VENTILATION, ventilated), (MORTALITY, stays.died_90d[:, None].expand_as(stays.mask))
+    shown, mask = inputs.cpu().numpy(), stays.mask
+    ventilated = stays.states[:, 1:, VENTILATED_INPUT][mask].cpu().numpy() > 0
+    died = stays.died_90d[:, None].expand_as(mask)[mask].cpu().numpy() > 0
+    alone, everyone = shown[:, VENTILATED_INPUT] == 0, np.ones(len(shown), bool)
+    told = [(MORTALITY, died, everyone), (VENTILATION, ventilated, everyone)]
+    if by_tube:
+        first, second = VENTILATION.start, VENTILATION.start + 1
+        told[1:] = [(slice(first, second), ventilated, alone)]
+        told += [(slice(second, VENTILATION.stop), ventilated, ~alone)]
     for member, own in zip(fitted, weight, strict=True):
-        counts = own[:, None].expand_as(stays.mask)[stays.mask].cpu().numpy()
-        for at, seen in told:
-            solved = _logistic(inputs.cpu().numpy(), seen[stays.mask].cpu().numpy() > 0, counts)
+        counts = own[:, None].expand_as(mask)[mask].cpu().numpy()
+        for at, seen, of in told:
+            solved = _logistic(shown[of], seen[of], counts[of])
             member[:, at] = torch.from_numpy(solved).to(member)[:, None]
     return fitted[:, :-1], fitted[:, -1:]
 

@@ -140,17 +140,29 @@ def test_references_learn_more_than_persistence():
 def test_a_network_starts_from_regressions_that_heed_each_members_weights(synthetic):
     stays = Sequences.of(synthetic.split("train"), "cpu")
     weight = torch.empty(2, len(stays)).exponential_(generator=torch.Generator().manual_seed(0))
-    fitted, intercept = fit_straight(stays, weight)
     inputs = stays.decided().double()
     seen = stays.states[:, 1:, VENTILATED_INPUT][stays.mask].double()
-    assert 0 < seen.mean() < 1
-    for own, w, b in zip(weight, fitted, intercept, strict=True):
+    has_tube = inputs[:, VENTILATED_INPUT] > 0
+    assert 0 < seen[has_tube].mean() < 1
+    assert 0 < seen[~has_tube].mean() < 1
+    everyone = torch.ones_like(has_tube)
+    fitted, intercept = fit_straight(stays, weight)
+    plain, plain_intercept = fit_straight(stays, weight, by_tube=False)
+    first, second = range(VENTILATION.start, VENTILATION.stop)
+    straight = zip(weight, fitted, intercept, plain, plain_intercept, strict=True)
+    for own, w, b, one, one_bias in straight:
         counts = own[:, None].expand_as(stays.mask)[stays.mask].double()
-        told = torch.sigmoid(inputs @ w[:, VENTILATION].double() + b[:, VENTILATION]).flatten()
-        # where a penalised likelihood is highest it is flat
-        slope = inputs.T @ (counts * (told - seen)) + w[:, VENTILATION].flatten() / 0.1
-        assert slope.abs().max() < 0.1
-        assert (counts * (told - seen)).sum().abs() < 0.1
+        for weights, bias, at, of in (
+            (w, b, first, ~has_tube),
+            (w, b, second, has_tube),
+            (one, one_bias, first, everyone),
+            (one, one_bias, second, everyone),
+        ):
+            told = torch.sigmoid(inputs[of] @ weights[:, at].double() + bias[0, at])
+            # where a penalised likelihood is highest it is flat
+            error = counts[of] * (told - seen[of])
+            assert (inputs[of].T @ error + weights[:, at] / 0.1).abs().max() < 0.1
+            assert error.sum().abs() < 0.1
     untold = np.r_[N_FEATURES : VENTILATION.start, VENTILATION.stop : MORTALITY.start]
     assert not fitted[..., untold].any()
     assert fitted[..., :N_FEATURES].any()
@@ -161,8 +173,9 @@ def test_a_start_where_nobody_is_ventilated_is_sure_of_it(synthetic):
     stays = Sequences.of(synthetic.split("train"), "cpu")
     stays.states[:, :, VENTILATED_INPUT] = 0
     fitted, intercept = fit_straight(stays, torch.ones(1, len(stays)))
+    first = VENTILATION.start  # the other is of those who are ventilated: there is none
     assert not fitted[..., VENTILATION].any()
-    assert intercept[..., VENTILATION] < -10
+    assert (intercept[..., first] < -10).all()
 
 
 def test_the_published_architecture_learns(synthetic):
