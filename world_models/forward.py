@@ -219,6 +219,11 @@ class NumpyForward:
 _HALF = np.float32(0.5)
 
 
+def by_tube(logits: _Floats, ventilated: NDArray[np.bool_]) -> _Floats:
+    """[n, ...] of the two half-logits of ventilation [n, ..., 2] that of each patient as it is."""
+    return logits[np.arange(len(logits)), ..., ventilated.astype(np.intp)]
+
+
 def open_forward(packed: PackedWeights, device: str | None) -> "NumpyForward | TorchForward":
     """The network in numpy, or by torch on a device.
 

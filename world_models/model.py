@@ -28,6 +28,7 @@ from world_models.forward import (
     VENTILATED,
     NumpyForward,
     PackedWeights,
+    by_tube,
     open_forward,
 )
 from world_models.inputs import step_inputs
@@ -232,7 +233,9 @@ class ClinicalWorldModel:
         pressures.sort(axis=1)  # what noise may have crossed
         raw[:, _PRESSURES] = pressures
         measured = chance[:, :N_FEATURES] < _sigmoid(own[:, MEASURED])
-        ventilated = chance[:, N_FEATURES] < _sigmoid(_by_tube(own[:, VENTILATED], patients))
+        ventilated = chance[:, N_FEATURES] < _sigmoid(
+            by_tube(own[:, VENTILATED], patients.ventilated)
+        )
         values, age = self.preprocessing.hold(patients.values, patients.age, raw, measured)
         weight = _exp(own[:, END])
         drawn = chance[:, -1] * np.add.reduce(weight, 1)
@@ -334,7 +337,7 @@ class ClinicalWorldModel:
         return (
             change.mean(1) + patients.standardized(self.preprocessing),
             total,
-            _sigmoid(_by_tube(own[:, :, VENTILATED], patients)).mean(1),
+            _sigmoid(by_tube(own[:, :, VENTILATED], patients.ventilated)).mean(1),
             end.mean(1),
             (end[..., End.DIED] + later).mean(1),
             _spread(change),
@@ -357,11 +360,6 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 def _blas() -> ThreadpoolController:
     """The libraries behind numpy's matrix products."""
     return ThreadpoolController().select(user_api="blas")
-
-
-def _by_tube(logits: _Floats, patients: Patients) -> _Floats:
-    """[n, ...] of the two logits [n, ..., 2] that of the patients as they are."""
-    return logits[np.arange(len(logits)), ..., patients.ventilated.astype(np.intp)]
 
 
 def _one_thread_each() -> AbstractContextManager[Any]:

@@ -41,11 +41,9 @@ def fit_straight(
     ventilated = stays.states[:, 1:, VENTILATED_INPUT][mask].cpu().numpy() > 0
     died = stays.died_90d[:, None].expand_as(mask)[mask].cpu().numpy() > 0
     alone, everyone = shown[:, VENTILATED_INPUT] == 0, np.ones(len(shown), bool)
-    told = [(MORTALITY, died, everyone), (VENTILATION, ventilated, everyone)]
-    if by_tube:
-        first, second = VENTILATION.start, VENTILATION.start + 1
-        told[1:] = [(slice(first, second), ventilated, alone)]
-        told += [(slice(second, VENTILATION.stop), ventilated, ~alone)]
+    first, second = (slice(at, at + 1) for at in range(VENTILATION.start, VENTILATION.stop))
+    groups = [(first, alone), (second, ~alone)] if by_tube else [(VENTILATION, everyone)]
+    told = [(MORTALITY, died, everyone), *((at, ventilated, of) for at, of in groups)]
     for member, own in zip(fitted, weight, strict=True):
         counts = own[:, None].expand_as(mask)[mask].cpu().numpy()
         for at, seen, of in told:

@@ -17,7 +17,7 @@ from sepsis_gym import __version__
 from sepsis_gym.errors import ConfigError
 from sepsis_gym.files import check_target, whole_folder
 from sepsis_gym.trajectories import Trajectories
-from world_models.checkpoint import load_world_model, save_world_model
+from world_models.checkpoint import FORMAT_VERSION, load_world_model, save_world_model
 from world_models.config import TrainConfig
 from world_models.effects import Effects, prior_effects
 from world_models.forecast import in_scales_of
@@ -282,7 +282,7 @@ class _Run:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
 
     def _fingerprint(self, data: str) -> str:
-        settings = json.dumps([asdict(self.config), data], sort_keys=True)
+        settings = json.dumps([FORMAT_VERSION, asdict(self.config), data], sort_keys=True)
         return hashlib.sha256(settings.encode()).hexdigest()
 
 

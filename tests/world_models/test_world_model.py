@@ -436,6 +436,26 @@ def test_interrupted_training_goes_on_to_the_same_model(cohort, tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
 
 
+def test_what_another_format_left_unfinished_begins_anew(cohort, tmp_path, monkeypatch):
+    from world_models import training
+
+    train_epoch, begun = training._Run.train_epoch, []
+
+    def killed_in_the_second_epoch(run):
+        begun.append(run.epoch)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        train_epoch(run)
+
+    monkeypatch.setattr(training._Run, "train_epoch", killed_in_the_second_epoch)
+    with monkeypatch.context() as before:
+        before.setattr(training, "FORMAT_VERSION", training.FORMAT_VERSION - 1)
+        with pytest.raises(KeyboardInterrupt):
+            train_world_model(cohort, tmp_path / "cut", QUICK)
+    train_world_model(cohort, tmp_path / "cut", QUICK)
+    assert begun == [0, 1, *range(QUICK.epochs)]
+
+
 def test_training_goes_on_from_an_earlier_model(trained, raw_cohort, tmp_path):
     earlier, folder = trained
     other = assemble(raw_cohort, AssemblyConfig(), source="x", credentialed=False)
